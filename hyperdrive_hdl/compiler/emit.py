@@ -1,0 +1,236 @@
+"""Writes the program of a chip stage: instructions with their fences, parameters and weights (isa.py)."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from .. import isa
+from ..config import ChipConfig, MeshConfig
+from ..errors import ModelError
+from .allocate import Allocation, allocate
+from .fences import Access, Unit, waits
+from .ir import BinaryConv, ChipProgram, ChipStage, PlacedLayer, PlacedMap, PlacedTransfer
+from .schedule import block_channels
+from .tiling import whole_and_rest
+
+
+def compile_stage(stage: ChipStage, chip: ChipConfig, mesh: MeshConfig) -> ChipProgram:
+    """Tile, place and encode one chip stage for a chip or a mesh.
+
+    Raises
+    ------
+    ModelError : the stage does not fit the chip or the instruction fields; the layer, the value and the
+        limit are named
+    """
+    allocation = allocate(stage, chip, mesh)
+    steps = _steps(stage, allocation, chip)
+    reload_after = _reload_after(steps, chip)
+    steps = _with_fences(steps, chip, reload_after)
+    signature = chip.signature
+    head = [
+        isa.header(isa.Opcode.CONFIG, isa.CONFIG_WORDS),
+        isa.MAGIC,
+        signature & 0xFFFF,
+        signature >> 16,
+    ]
+    return ChipProgram(
+        name=stage.name,
+        chip=chip,
+        mesh=mesh,
+        steps=steps,
+        head=np.array(head, np.uint64),
+        packets=tuple(_words(step, chip) for step in steps),
+        reload_after=reload_after,
+        tail=np.array([isa.header(isa.Opcode.HALT)], np.uint64),
+    )
+
+
+def _words(step: PlacedLayer | PlacedTransfer, chip: ChipConfig) -> np.ndarray:
+    """A step's packets: its instruction, and a layer's parameters and weights."""
+    if isinstance(step, PlacedTransfer):
+        what = "input" if step.load else "output"
+        opcode = isa.Opcode.LOAD if step.load else isa.Opcode.STORE
+        return _packet(opcode, step.instruction, f"{what} {step.map.map.name!r}")
+    packet = _packet(isa.Opcode.CONV, step.instruction, f"layer {step.conv.name!r}")
+    return np.concatenate([packet, *operands(step.conv, step.instruction, chip.lanes)])
+
+
+def _reload_after(steps: tuple[PlacedLayer | PlacedTransfer, ...], chip: ChipConfig) -> int | None:
+    """The last step that needs the input's memory, if it is one load and layers follow: the next load's
+    place.
+
+    A second load would wait for the first in the stream, and hold up the weights behind it.
+    """
+    loads = [step for step in steps if isinstance(step, PlacedTransfer) and step.load]
+    if len(loads) != 1:
+        return None
+    load = access(steps[0], chip)
+    last = max(index for index, step in enumerate(steps) if index == 0 or access(step, chip).touches(load))
+    follow = any(isinstance(step, PlacedLayer) for step in steps[last + 1 :])
+    return last if last > 0 and follow else None
+
+
+def _packet(opcode: isa.Opcode, instruction: isa.Conv | isa.Transfer, owner: str) -> np.ndarray:
+    try:
+        words = instruction.encode()
+    except ModelError as error:
+        raise ModelError(f"{owner}: {error}") from None
+    return np.array([isa.header(opcode, len(words)), *words], np.uint64)
+
+
+def _steps(
+    stage: ChipStage, allocation: Allocation, chip: ChipConfig
+) -> tuple[PlacedLayer | PlacedTransfer, ...]:
+    """Instructions without fences: loads, then the layers, each map stored as soon as it is made."""
+    maps, stored = allocation.maps, {m.name for m in stage.outputs}
+
+    def transfer(name: str, load: bool) -> PlacedTransfer:
+        return PlacedTransfer(load=load, map=maps[name], instruction=_transfer(maps[name]))
+
+    steps: list[PlacedLayer | PlacedTransfer] = [transfer(m.name, True) for m in stage.inputs]
+    steps += [transfer(m.name, False) for m in stage.inputs if m.name in stored]
+    for index, layer in enumerate(allocation.layers):
+        placed = PlacedLayer(
+            conv=layer,
+            input=maps[layer.input.name],
+            output=maps[layer.output.name],
+            bypass=maps[layer.bypass.name] if layer.bypass else None,
+            instruction=_conv(layer, allocation, index, chip),
+        )
+        steps.append(placed)
+        if layer.output.name in stored:
+            steps.append(transfer(layer.output.name, False))
+    return tuple(steps)
+
+
+def _transfer(placed: PlacedMap) -> isa.Transfer:
+    full_rows, rest_rows = whole_and_rest(placed.map.height, placed.tile_h)
+    full_cols, rest_cols = whole_and_rest(placed.map.width, placed.tile_w)
+    return isa.Transfer(
+        base=placed.base,
+        channels=placed.map.channels,
+        tile_h=placed.tile_h,
+        tile_w=placed.tile_w,
+        row_stride=placed.tile_w * placed.map.channels,
+        full_rows=full_rows,
+        full_cols=full_cols,
+        rest_rows=rest_rows,
+        rest_cols=rest_cols,
+    )
+
+
+def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfig) -> isa.Conv:
+    source, target = allocation.maps[layer.input.name], allocation.maps[layer.output.name]
+    bypass = allocation.maps[layer.bypass.name] if layer.bypass else None
+    out_channels, group_channels = layer.weights.shape[:2]
+    group_outputs = out_channels // layer.groups
+    block = block_channels(layer, chip)
+    if not block:
+        raise ModelError(
+            f"layer {layer.name!r}: one input channel has {layer.taps} rows of weights, the weight buffer "
+            f"of chip {chip.name!r} holds {chip.wbuf_depth}; use wbuf_depth = {layer.taps} or more"
+        )
+    in_blocks, out_blocks = -(-group_channels // block), -(-group_outputs // chip.lanes)
+    full_rows, rest_rows = whole_and_rest(target.map.height, target.tile_h)
+    full_cols, rest_cols = whole_and_rest(target.map.width, target.tile_w)
+    row_stride = source.tile_w * source.map.channels
+    return isa.Conv(
+        kernel3=int(layer.kernel == 3),
+        stride2=int(layer.stride == 2),
+        relu=int(layer.relu),
+        scale=int(layer.scale is not None),
+        bias=int(layer.bias is not None),
+        bypass=int(bypass is not None),
+        in_base=source.base,
+        out_base=target.base,
+        bypass_base=bypass.base if bypass else 0,
+        scratch_base=allocation.scratch[index],
+        in_channels=source.map.channels,
+        out_channels=out_channels,
+        tile_h=target.tile_h,
+        tile_w=target.tile_w,
+        in_row_stride=row_stride,
+        in_last_row=(source.tile_h - 1) * row_stride,
+        in_last_col=(source.tile_w - 1) * source.map.channels,
+        pixels=target.tile_h * target.tile_w,
+        groups=layer.groups,
+        group_channels=group_channels,
+        out_blocks=out_blocks,
+        last_lanes=group_outputs - (out_blocks - 1) * chip.lanes,
+        in_blocks=in_blocks,
+        block_channels=block,
+        last_channels=group_channels - (in_blocks - 1) * block,
+        full_rows=full_rows,
+        full_cols=full_cols,
+        rest_rows=rest_rows,
+        rest_cols=rest_cols,
+    )
+
+
+def access(step: PlacedLayer | PlacedTransfer, chip: ChipConfig) -> Access:
+    """The memory an instruction reads and writes, for its fences."""
+    if isinstance(step, PlacedTransfer):
+        segment = (step.map.base, step.map.base + step.map.words_per_tile)
+        return Access(Unit.LOAD, (), (segment,)) if step.load else Access(Unit.STORE, (segment,), ())
+    reads = [step.input, *([step.bypass] if step.bypass else [])]
+    writes = [(step.output.base, step.output.base + step.output.words_per_tile)]
+    conv = step.instruction
+    if conv.in_blocks > 1 and conv.pixels > 1:
+        writes.append((conv.scratch_base, conv.scratch_base + chip.lanes * conv.pixels))
+    return Access(Unit.CONV, tuple((m.base, m.base + m.words_per_tile) for m in reads), tuple(writes))
+
+
+def _with_fences(
+    steps: tuple[PlacedLayer | PlacedTransfer, ...], chip: ChipConfig, reload_after: int | None
+) -> tuple[PlacedLayer | PlacedTransfer, ...]:
+    order = list(range(len(steps)))  # as streamed, again and again
+    if reload_after is not None:
+        order = [*order[1 : reload_after + 1], 0, *order[reload_after + 1 :]]
+    fenced = list(steps)
+    for index, wait in zip(order, waits([access(steps[index], chip) for index in order]), strict=True):
+        step = steps[index]
+        if isinstance(step, PlacedLayer):
+            fences = {"wait_loads": wait[Unit.LOAD], "wait_stores": wait[Unit.STORE]}
+        else:
+            other = Unit.STORE if step.load else Unit.LOAD
+            fences = {"wait_convs": wait[Unit.CONV], "wait_transfers": wait[other]}
+        fenced[index] = replace(step, instruction=replace(step.instruction, **fences))
+    return tuple(fenced)
+
+
+def operands(layer: BinaryConv, conv: isa.Conv, lanes: int) -> list[np.ndarray]:
+    """What follows a CONV: for each group and block of K output FMs PARAMS, then WEIGHTS per input block."""
+    weights = weight_rows(layer, conv, lanes)
+    kinds = [p for p in (layer.scale, layer.bias) if p is not None]
+    packets = []
+    for group in range(conv.groups):
+        first = group * (layer.weights.shape[0] // conv.groups)
+        for block in range(conv.out_blocks):
+            if conv.has_params:
+                packets.append(_header(isa.Opcode.PARAMS, conv.scale | conv.bias << 1))
+            start, count = first + block * lanes, conv.lanes_of_block(block, lanes)
+            for values in kinds:
+                padded = np.zeros(lanes, np.uint64)
+                padded[:count] = values[start : start + count]
+                packets.append(padded)
+            for in_block in range(conv.in_blocks):
+                low = in_block * conv.block_channels
+                rows = weights[group, block, :, low : low + conv.channels_of_block(in_block)].reshape(-1)
+                packets += [_header(isa.Opcode.WEIGHTS, rows.size), rows]
+    return packets
+
+
+def _header(opcode: isa.Opcode, operand: int) -> np.ndarray:
+    return np.array([isa.header(opcode, operand)], np.uint64)
+
+
+def weight_rows(layer: BinaryConv, conv: isa.Conv, lanes: int) -> np.ndarray:
+    """Rows of K bits, bit k = 1 for +1 in lane k: uint64 [group, block of output FMs, tap, input channel]."""
+    outputs, channels = layer.weights.shape[:2]
+    bits = np.zeros((conv.groups, conv.out_blocks * lanes, channels, layer.taps), bool)
+    bits[:, : outputs // conv.groups] = (layer.weights > 0).reshape(conv.groups, -1, channels, layer.taps)
+    bits = bits.reshape(conv.groups, conv.out_blocks, lanes, channels, layer.taps)
+    rows = np.zeros((conv.groups, conv.out_blocks, channels, layer.taps), np.uint64)
+    for lane in range(lanes):
+        rows |= bits[:, :, lane].astype(np.uint64) << np.uint64(lane)
+    return rows.transpose(0, 1, 3, 2)
