@@ -1,0 +1,229 @@
+"""The chip: every block of the engine, wired."""
+
+from amaranth.hdl import Module, Mux
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect
+
+from ..arith.formats import format_by_name
+from ..config import ChipConfig
+from .distribution import DataDistribution
+from .epilogue import EpilogueControl
+from .feature_memory import FeatureMemory
+from .fetch import Fetch
+from .hierarchy import instantiate
+from .issue import Issue
+from .layouts import ActivitySignature, StatusSignature
+from .parameters import ParameterBuffer
+from .sequencer import Sequencer
+from .tile import Tile
+from .transfer import LoadUnit, MemoryPort, StoreUnit
+from .weight_buffer import WeightBuffer
+
+
+class Chip(wiring.Component):
+    """One Hyperdrive chip (paper figure 1): runs a program stream, keeps the feature maps, streams the
+    weights.
+
+    Parameters
+    ----------
+    config : sizes
+
+    Members
+    -------
+    program : stream of program words (isa.py), ``config.program_width`` bits
+    fm_in, fm_out : streams of feature-map words, the chip's own true pixels, raster order, channels innermost
+    mesh_row, mesh_col : position of the chip in its mesh, constant
+    status : ``StatusSignature``
+    activity : ``ActivitySignature``
+
+    All streams have back-pressure; the results do not depend on stalls.
+    """
+
+    def __init__(self, *, config: ChipConfig):
+        self.config = config
+        super().__init__(
+            {
+                "program": In(stream.Signature(config.program_width)),
+                "fm_in": In(stream.Signature(config.word_width)),
+                "fm_out": Out(stream.Signature(config.word_width)),
+                "mesh_row": In(8),
+                "mesh_col": In(8),
+                "status": Out(StatusSignature()),
+                "activity": Out(ActivitySignature()),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        fetch = instantiate(m, platform, "fetch", Fetch, config=config)
+        sequencer = instantiate(m, platform, "sequencer", Sequencer, config=config)
+        issue = instantiate(m, platform, "issue", Issue, config=config)
+        epilogue = instantiate(m, platform, "epilogue", EpilogueControl, config=config)
+        weights = instantiate(
+            m, platform, "weight_buffer", WeightBuffer, depth=config.wbuf_depth, lanes=config.lanes
+        )
+        parameters = instantiate(
+            m, platform, "parameters", ParameterBuffer, lanes=config.lanes, width=config.word_width
+        )
+        load = instantiate(m, platform, "load", LoadUnit, config=config)
+        store = instantiate(m, platform, "store", StoreUnit, config=config)
+        port = instantiate(m, platform, "memory_port", MemoryPort, config=config)
+        memory = instantiate(m, platform, "feature_memory", FeatureMemory, config=config)
+        distribution = instantiate(m, platform, "distribution", DataDistribution, config=config)
+
+        self._connect_program(m, fetch, sequencer, issue, epilogue, weights, parameters)
+        self._connect_transfers(m, fetch, issue, load, store, port, memory)
+        self._connect_memory(m, issue, epilogue, port, memory, distribution)
+        self._connect_tiles(
+            m, platform, issue, epilogue, weights, parameters, load, port, memory, distribution
+        )
+
+        pending = fetch.receiving_conv | sequencer.active
+        transferring = load.active | store.active
+        m.d.comb += [
+            fetch.idle.eq(~(pending | issue.computing | fetch.loads.valid | fetch.stores.valid)),
+            fetch.leftover.eq(~weights.empty),
+            self.status.busy.eq(fetch.busy),
+            self.status.error.eq(fetch.error),
+            self.status.layer.eq(issue.layer),
+            self.status.layer_done.eq(epilogue.layer_done),
+            self.status.halted.eq(fetch.halted),
+            self.activity.computing.eq(issue.computing | (pending & ~transferring)),
+            self.activity.loading.eq(load.active),
+            self.activity.storing.eq(store.active),
+            self.activity.mac.eq(issue.go),
+            self.activity.starved.eq(issue.starved),
+            self.activity.epilogue.eq(epilogue.started),
+        ]
+        return m
+
+    def _connect_program(self, m, fetch, sequencer, issue, epilogue, weights, parameters) -> None:
+        connect(m, wiring.flipped(self.program), fetch.program)
+        connect(m, fetch.convs, sequencer.layers)
+        connect(m, fetch.rows, weights.write)
+        connect(m, sequencer.operations, issue.operations)
+        op = sequencer.operations.p
+        m.d.comb += [
+            sequencer.mesh_row.eq(self.mesh_row),
+            sequencer.mesh_col.eq(self.mesh_col),
+            issue.need_loads.eq(sequencer.need_loads),
+            issue.need_stores.eq(sequencer.need_stores),
+            issue.row_available.eq(weights.available),
+            issue.restart.eq(fetch.started),
+            weights.read.eq(issue.go),
+            weights.rewind.eq(op.rewind),
+            weights.discard.eq(op.discard),
+            issue.epilogue_ready.eq(epilogue.ready),
+            issue.epilogue_access.eq(epilogue.access),
+            issue.epilogue_address.eq(epilogue.access_address),
+            issue.layer_done.eq(epilogue.layer_done),
+            epilogue.begin.eq(issue.go & op.first),
+            epilogue.sum_ends.eq(issue.go & op.last),
+            epilogue.operation.eq(op),
+            epilogue.scratch.eq(sequencer.scratch),
+            epilogue.pixels.eq(sequencer.pixels),
+            epilogue.restart.eq(fetch.started),
+            fetch.parameters_free.eq(parameters.free),
+            parameters.take.eq(fetch.parameters_taken),
+            parameters.write.eq(fetch.parameter_write),
+            parameters.write_bias.eq(fetch.parameter_bias),
+            parameters.write_lane.eq(fetch.parameter_lane),
+            parameters.value.eq(fetch.parameter),
+            parameters.give_back.eq(epilogue.release_parameters),
+            parameters.restart.eq(fetch.started),
+            parameters.scale_set.eq(epilogue.slot4.parameters),
+            parameters.scale_lane.eq(epilogue.slot4.lane),
+            parameters.bias_set.eq(epilogue.slot5.parameters),
+            parameters.bias_lane.eq(epilogue.slot5.lane),
+        ]
+
+    def _connect_transfers(self, m, fetch, issue, load, store, port, memory) -> None:
+        connect(m, wiring.flipped(self.fm_in), load.fm_in)
+        connect(m, store.fm_out, wiring.flipped(self.fm_out))
+        connect(m, fetch.loads, load.transfers)
+        connect(m, fetch.stores, store.transfers)
+        for unit in (load, store):
+            m.d.comb += [
+                unit.mesh_row.eq(self.mesh_row),
+                unit.mesh_col.eq(self.mesh_col),
+                unit.convs_done.eq(issue.layer),
+                unit.restart.eq(fetch.started),
+            ]
+        m.d.comb += [
+            load.transfers_done.eq(store.done),
+            store.transfers_done.eq(load.done),
+            issue.loads_done.eq(load.done),
+            issue.stores_done.eq(store.done),
+            port.load_request.eq(load.request),
+            port.load_address.eq(load.address),
+            port.load_row.eq(load.row),
+            port.load_col.eq(load.col),
+            load.grant.eq(port.load_grant),
+            port.store_request.eq(store.request),
+            port.store_address.eq(store.address),
+            store.grant.eq(port.store_grant),
+        ]
+        for i in range(self.config.tile_rows):
+            m.d.comb += [
+                store.read_data[i][j].eq(memory.read_data[i][j]) for j in range(self.config.tile_cols)
+            ]
+
+    def _connect_memory(self, m, issue, epilogue, port, memory, distribution) -> None:
+        m.d.comb += [
+            port.mac_enable.eq(issue.mac_enable),
+            port.mac_address.eq(issue.mac_address),
+            port.read.eq(epilogue.slot5.preload | (epilogue.slot5.valid & epilogue.slot5.bypass)),
+            port.read_address.eq(epilogue.slot5.read_address),
+            port.write.eq(epilogue.slot8.valid),
+            port.write_address.eq(epilogue.slot8.write_address),
+            memory.mac_enable.eq(issue.mac_enable),
+            memory.mac_address.eq(issue.mac_address),
+            memory.enable.eq(port.enable),
+            memory.write.eq(port.is_write),
+            memory.address.eq(port.address),
+            memory.rows.eq(port.rows),
+            memory.cols.eq(port.cols),
+            distribution.up.eq(issue.up),
+            distribution.down.eq(issue.down),
+            distribution.left.eq(issue.left),
+            distribution.right.eq(issue.right),
+        ]
+        # The ring around the chip reads zero: the mesh ends here.
+        ring = (distribution.north, distribution.south, distribution.west, distribution.east)
+        m.d.comb += [word.eq(0) for side in ring for word in side]
+
+    def _connect_tiles(
+        self, m, platform, issue, epilogue, weights, parameters, load, port, memory, distribution
+    ) -> None:
+        config = self.config
+        for i in range(config.tile_rows):
+            for j in range(config.tile_cols):
+                tile = instantiate(
+                    m,
+                    platform,
+                    f"tile{i}_{j}",
+                    Tile,
+                    lanes=config.lanes,
+                    format=format_by_name(config.format),
+                )
+                m.d.comb += [
+                    distribution.pixels[i][j].eq(memory.mac_data[i][j]),
+                    tile.x.eq(distribution.x[i][j]),
+                    tile.weights.eq(weights.row),
+                    tile.accumulate.eq(issue.accumulate),
+                    tile.swap.eq(issue.swap),
+                    tile.restore.eq(issue.restore),
+                    tile.control.lane.eq(epilogue.slot4.lane),
+                    tile.control.use_scale.eq(epilogue.slot5.scale),
+                    tile.control.scale.eq(parameters.scale),
+                    tile.control.use_bias.eq(epilogue.slot6.bias),
+                    tile.control.bias.eq(parameters.bias),
+                    tile.control.use_bypass.eq(epilogue.slot7.bypass),
+                    tile.control.relu.eq(epilogue.slot7.relu),
+                    tile.control.preload.eq(epilogue.slot7.preload),
+                    tile.control.preload_lane.eq(epilogue.slot7.lane),
+                    tile.true.eq(epilogue.slot7.rows[i] & epilogue.slot7.cols[j]),
+                    tile.read_data.eq(memory.read_data[i][j]),
+                    memory.write_data[i][j].eq(Mux(port.from_load, load.word, tile.result)),
+                ]

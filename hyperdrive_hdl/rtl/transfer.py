@@ -1,0 +1,241 @@
+"""Load and store units: feature maps between the FM streams and the memory, beside computation."""
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from ..config import ChipConfig
+from .axes import MapWalker
+from .hierarchy import instantiate
+from .issue import fence_passed
+from .layouts import ADDRESS_BITS, FENCE_BITS, TRANSFER_DESCRIPTOR, words
+
+
+class _TransferUnit(wiring.Component):
+    """What load and store share: descriptor, fences, walk, memory access, counts."""
+
+    def __init__(self, *, config: ChipConfig, members: dict):
+        self._config = config
+        super().__init__(
+            {
+                "transfers": In(stream.Signature(TRANSFER_DESCRIPTOR)),
+                "mesh_row": In(8),
+                "mesh_col": In(8),
+                "convs_done": In(FENCE_BITS),
+                "transfers_done": In(FENCE_BITS),
+                "restart": In(1),
+                "request": Out(1),
+                "grant": In(1),
+                "address": Out(ADDRESS_BITS),
+                "row": Out(range(max(2, config.tile_rows))),
+                "col": Out(range(max(2, config.tile_cols))),
+                "active": Out(1),
+                "done": Out(FENCE_BITS),
+                **members,
+            }
+        )
+
+    def _walk(self, m: Module, platform, walking, finished) -> MapWalker:
+        """Start a transfer when its fences have passed; end it, and count it, when ``finished``."""
+        map = self.transfers.p
+        walker = instantiate(m, platform, "walker", MapWalker, config=self._config)
+        m.d.comb += [
+            walker.descriptor.eq(map),
+            walker.mesh_row.eq(self.mesh_row),
+            walker.mesh_col.eq(self.mesh_col),
+            walker.start.eq(
+                self.transfers.valid
+                & ~self.active
+                & fence_passed(self.convs_done, map.need_convs)
+                & fence_passed(self.transfers_done, map.need_transfers)
+            ),
+            self.address.eq(walker.address),
+            self.row.eq(walker.row),
+            self.col.eq(walker.col),
+            self.transfers.ready.eq(self.active & finished),
+        ]
+        with m.If(walker.start):
+            m.d.sync += [self.active.eq(1), walking.eq(1)]
+        with m.Elif(walker.advance & walker.last_word):
+            m.d.sync += walking.eq(0)
+        with m.If(self.transfers.ready):
+            m.d.sync += [self.active.eq(0), self.done.eq(self.done + 1)]
+        with m.If(self.restart):
+            m.d.sync += self.done.eq(0)
+        return walker
+
+
+class LoadUnit(_TransferUnit):
+    """Writes a map from ``fm_in``: a word per cycle where the memory is free, zero outside the true map.
+
+    Parameters
+    ----------
+    config : the chip
+
+    Members
+    -------
+    transfers : descriptors; one is consumed when it is done
+    fm_in : the map's true words of this chip, raster order, channels innermost
+    request, grant : memory access, ``address`` in tile (``row``, ``col``), ``word`` to write
+    convs_done, transfers_done : for fences (``transfers_done``: stores); ``done``: own count
+    restart : counts restart
+    active : a load is in progress
+    """
+
+    def __init__(self, *, config: ChipConfig):
+        super().__init__(
+            config=config,
+            members={"fm_in": In(stream.Signature(config.word_width)), "word": Out(config.word_width)},
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        walking = Signal()
+        last = Signal()
+        walker = self._walk(m, platform, walking, last)
+        m.d.comb += [
+            last.eq(walker.advance & walker.last_word),
+            self.request.eq(walking & (self.fm_in.valid | ~walker.true)),
+            walker.advance.eq(self.request & self.grant),
+            self.fm_in.ready.eq(walking & walker.true & self.grant),
+            self.word.eq(Mux(walker.true, self.fm_in.payload, 0)),
+        ]
+        return m
+
+
+class StoreUnit(_TransferUnit):
+    """Reads a map's true words to ``fm_out``: a word per cycle where the memory is free, a cycle per
+    padding pixel.
+
+    Parameters
+    ----------
+    config : the chip
+
+    Members
+    -------
+    transfers : descriptors; one is consumed when its last word has left
+    fm_out : the map's true words of this chip, raster order, channels innermost
+    request, grant : memory access, ``address`` in tile (``row``, ``col``)
+    read_data : words of all tiles, the cycle after ``grant``
+    convs_done, transfers_done : for fences (``transfers_done``: loads); ``done``: own count
+    restart : counts restart
+    active : a store is in progress
+    """
+
+    FIFO_DEPTH = 4  # the read in flight, the one requested, and two for the consumer's stalls
+
+    def __init__(self, *, config: ChipConfig):
+        super().__init__(
+            config=config,
+            members={"fm_out": Out(stream.Signature(config.word_width)), "read_data": words(config)},
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        walking = Signal()
+        last = Signal()
+        walker = self._walk(m, platform, walking, last)
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=self._config.word_width, depth=self.FIFO_DEPTH)
+
+        reading = Signal()
+        row = Signal.like(walker.row)
+        col = Signal.like(walker.col)
+        room = fifo.level + reading < self.FIFO_DEPTH
+        granted = Signal()
+        m.d.comb += [
+            walker.skip.eq(~walker.true),
+            self.request.eq(walking & walker.true & room),
+            granted.eq(self.request & self.grant),
+            walker.advance.eq(granted | (walking & ~walker.true)),
+            fifo.w_en.eq(reading),
+            fifo.w_data.eq(Array([Array(line)[col] for line in self.read_data])[row]),
+            self.fm_out.valid.eq(fifo.r_rdy),
+            self.fm_out.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.fm_out.ready),
+            last.eq(~walking & ~reading & ~fifo.r_rdy & (fifo.level == 0)),
+        ]
+        m.d.sync += reading.eq(granted)
+        with m.If(granted):
+            m.d.sync += [row.eq(walker.row), col.eq(walker.col)]
+        return m
+
+
+class MemoryPort(wiring.Component):
+    """Who uses the feature memory's second port: the epilogue, else a store, else a load.
+
+    The transfers stay off the bank that the MAC reads; the epilogue need not, ``Issue`` saw to it.
+
+    Parameters
+    ----------
+    config : the chip
+
+    Members
+    -------
+    mac_enable, mac_address : the MAC's access in this cycle
+    read, read_address : bypass or partial sum, for all tiles
+    write, write_address, write_rows, write_cols : result of all tiles
+    load_*, store_* : the transfers' requests
+    enable, is_write, address, rows, cols : to the memory
+    from_load : the data to write is the load's word
+    """
+
+    def __init__(self, *, config: ChipConfig):
+        self._config = config
+        row, col = range(max(2, config.tile_rows)), range(max(2, config.tile_cols))
+        super().__init__(
+            {
+                "mac_enable": In(1),
+                "mac_address": In(ADDRESS_BITS),
+                "read": In(1),
+                "read_address": In(ADDRESS_BITS),
+                "write": In(1),
+                "write_address": In(ADDRESS_BITS),
+                "load_request": In(1),
+                "load_grant": Out(1),
+                "load_address": In(ADDRESS_BITS),
+                "load_row": In(row),
+                "load_col": In(col),
+                "store_request": In(1),
+                "store_grant": Out(1),
+                "store_address": In(ADDRESS_BITS),
+                "enable": Out(1),
+                "is_write": Out(1),
+                "address": Out(ADDRESS_BITS),
+                "rows": Out(config.tile_rows),
+                "cols": Out(config.tile_cols),
+                "from_load": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        bank = slice(ceil_log2(self._config.fmm_bank_depth), ADDRESS_BITS)
+        epilogue = Signal()
+        store_free = Signal()
+        load_free = Signal()
+        m.d.comb += [
+            epilogue.eq(self.read | self.write),
+            store_free.eq(~self.mac_enable | (self.store_address[bank] != self.mac_address[bank])),
+            load_free.eq(~self.mac_enable | (self.load_address[bank] != self.mac_address[bank])),
+            self.store_grant.eq(~epilogue & store_free),
+            self.load_grant.eq(~epilogue & load_free & ~(self.store_request & store_free)),
+        ]
+        with m.If(self.read):
+            m.d.comb += [self.enable.eq(1), self.address.eq(self.read_address)]
+        with m.Elif(self.write):
+            m.d.comb += [self.enable.eq(1), self.is_write.eq(1), self.address.eq(self.write_address)]
+            m.d.comb += [self.rows.eq(~0), self.cols.eq(~0)]
+        with m.Elif(self.store_request & store_free):
+            m.d.comb += [self.enable.eq(1), self.address.eq(self.store_address)]
+        with m.Elif(self.load_request & load_free):
+            m.d.comb += [
+                self.enable.eq(1),
+                self.is_write.eq(1),
+                self.from_load.eq(1),
+                self.address.eq(self.load_address),
+                self.rows.eq(1 << self.load_row),
+                self.cols.eq(1 << self.load_col),
+            ]
+        return m
