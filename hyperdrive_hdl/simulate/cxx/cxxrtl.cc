@@ -1,0 +1,88 @@
+// A chip compiled by Yosys' CXXRTL, behind the driver's interface. simulation_top.h and memories.inc are generated beside.
+
+#include "simulation_top.h"
+
+#include "api.h"
+
+#ifdef HYPERDRIVE_VCD
+#include <cxxrtl/cxxrtl_vcd.h>
+#include <fstream>
+#endif
+
+class CxxrtlDesign {
+    // One evaluation per cycle: the clock input stays high, and the generated code is changed so that it sees an edge
+    // at every evaluation (simulate/cxxrtl.py). Outputs are registered in SimulationTop, so after commit they are
+    // those of the cycle that has passed.
+    cxxrtl_design::p_simulation__top top;
+#ifdef HYPERDRIVE_VCD
+    cxxrtl::vcd_writer vcd;
+    cxxrtl::debug_items items;
+    std::ofstream file;
+    uint64_t time = 0;
+#endif
+
+public:
+    explicit CxxrtlDesign(const char *path) {
+        top.p_clk.set<bool>(true);
+#ifdef HYPERDRIVE_VCD
+        file.open(path);
+        top.debug_info(&items, nullptr, "");
+        vcd.timescale(1, "ns");
+        vcd.add_without_memories(items);
+#else
+        (void)path;
+#endif
+    }
+
+    void position(int row, int col) {
+        top.p_mesh__row.set<uint8_t>(row);
+        top.p_mesh__col.set<uint8_t>(col);
+    }
+    void reset(bool on) { top.p_rst.set<bool>(on); }
+    void program(bool valid, uint64_t payload) {
+        top.p_program____valid.set<bool>(valid);
+        top.p_program____payload.set<uint64_t>(payload);
+    }
+    void fm_in(bool valid, uint16_t payload) {
+        top.p_fm__in____valid.set<bool>(valid);
+        top.p_fm__in____payload.set<uint16_t>(payload);
+    }
+    void fm_out(bool ready) { top.p_fm__out____ready.set<bool>(ready); }
+
+    void evaluate() {
+        top.eval();
+        top.commit();
+#ifdef HYPERDRIVE_VCD
+        vcd.sample(time++);
+        file << vcd.buffer;
+        vcd.buffer.clear();
+#endif
+    }
+
+    Outputs outputs() const {
+        Outputs seen;
+        seen.program_ready = top.p_seen____program__ready.curr.get<bool>();
+        seen.fm_in_ready = top.p_seen____fm__in__ready.curr.get<bool>();
+        seen.fm_out_valid = top.p_seen____fm__out__valid.curr.get<bool>();
+        seen.fm_out_payload = top.p_seen____fm__out__payload.curr.get<uint16_t>();
+        seen.layer_done = top.p_seen____layer__done.curr.get<bool>();
+        seen.halted = top.p_seen____halted.curr.get<bool>();
+        seen.error = top.p_seen____error.curr.get<uint32_t>();
+        seen.computing = top.p_seen____computing.curr.get<bool>();
+        seen.loading = top.p_seen____loading.curr.get<bool>();
+        seen.storing = top.p_seen____storing.curr.get<bool>();
+        seen.mac = top.p_seen____mac.curr.get<bool>();
+        seen.starved = top.p_seen____starved.curr.get<bool>();
+        seen.epilogue = top.p_seen____epilogue.curr.get<bool>();
+        return seen;
+    }
+
+    const uint32_t *memory(int bank, int row) {
+        switch (bank * HYPERDRIVE_TILE_ROWS + row) {
+#include "memories.inc"
+        }
+        return nullptr;
+    }
+};
+
+HYPERDRIVE_API(CxxrtlDesign)
