@@ -1,0 +1,157 @@
+"""Facts as tables and lines for a terminal."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from ..config import ChipConfig, MeshConfig
+from .facts import CycleFacts, DemoFacts, EstimateFacts, LayerFacts, RunFacts, StageFacts
+
+NODES_SHOWN = 4  # of a stage, before the line is cut
+
+
+def number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def chip_line(chip: ChipConfig, mesh: MeshConfig) -> str:
+    """The chip in a line."""
+    text = (
+        f"chip {chip.name!r}: {chip.lanes} lanes x {chip.tile_rows}x{chip.tile_cols} tiles = "
+        f"{chip.tpus} TPUs, {number(chip.fmm_words)} words of feature maps, {chip.wbuf_depth} weight rows, "
+        f"{chip.format}"
+    )
+    return text if mesh.chips == 1 else f"{text}; mesh {mesh} = {mesh.chips} chips"
+
+
+def split_lines(stages: Iterable[StageFacts]) -> Iterator[str]:
+    """Which operators run where, a line per stage."""
+    for stage in stages:
+        shown = ", ".join(stage.nodes[:NODES_SHOWN])
+        more = len(stage.nodes) - NODES_SHOWN
+        if more > 0:
+            shown += f", ... {stage.nodes[-1]}" if more > 1 else f", {stage.nodes[-1]}"
+        where = "chip" if stage.on_chip else "host"
+        unit = "layers" if stage.on_chip else "operators"
+        yield f"  {where}  {stage.name}: {len(stage.nodes)} {unit}: {shown}"
+
+
+def layer_table(layers: Iterable[LayerFacts], totals: CycleFacts, *, compared: bool) -> Table:
+    """A row per layer and the totals below; ``compared`` adds the column of mismatches."""
+    layers = list(layers)
+    special = any(layer.infinities or layer.nans for layer in layers)
+    table = Table(title_justify="left", box=None, pad_edge=False, show_footer=True)
+    table.add_column("layer", footer="total", overflow="fold")
+    table.add_column("kernel")
+    table.add_column("in")
+    table.add_column("out")
+    table.add_column("MACs", number(totals.macs), justify="right")
+    table.add_column("cycles", number(totals.compute_cycles), justify="right")
+    table.add_column("utilisation", percent(totals.utilisation), justify="right")
+    if compared:
+        differing = sum(layer.mismatches or 0 for layer in layers)
+        table.add_column("mismatches", number(differing), justify="right")
+    if special:
+        for name, values in (("Inf", [x.infinities for x in layers]), ("NaN", [x.nans for x in layers])):
+            table.add_column(name, number(sum(values)), justify="right")
+    for layer in layers:
+        kernel = f"{layer.kernel}x{layer.kernel}" + (f" /{layer.stride}" if layer.stride > 1 else "")
+        row = [layer.name, kernel, shape(layer.input), shape(layer.output), number(layer.macs)]
+        row += [number(layer.cycles), percent(layer.utilisation)]
+        if compared:
+            row.append(number(layer.mismatches))
+        if special:
+            row += [number(layer.infinities), number(layer.nans)]
+        table.add_row(*map(Text, row))
+    return table
+
+
+def cycle_line(totals: CycleFacts) -> str:
+    """Where all cycles went."""
+    return (
+        f"{number(totals.cycles)} cycles in all: {number(totals.compute_cycles)} computing, "
+        f"{number(totals.load_exposed)} + {number(totals.store_exposed)} of load and store not hidden "
+        f"(of {number(totals.load_cycles)} + {number(totals.store_cycles)}), "
+        f"{number(totals.idle_cycles)} idle"
+    )
+
+
+def run_lines(facts: RunFacts) -> Iterator[str | Table]:
+    """What ``hyperdrive run`` shows."""
+    yield chip_line(facts.chip, facts.mesh)
+    yield from split_lines(facts.stages)
+    yield from (f"note: {note}" for note in facts.notes)
+    yield ""
+    yield layer_table(facts.layers, facts.totals, compared=True)
+    yield ""
+    yield f"engine {facts.engine}, {facts.images} image{'s' if facts.images > 1 else ''}"
+    if facts.totals.cycles is not None:
+        rate = facts.simulated_cycles_per_second or 0
+        yield f"{cycle_line(facts.totals)}; {rate:,.0f} cycles/s simulated"
+    yield from special_lines(facts.layers)
+    compared, differing = number(facts.words_compared), number(facts.mismatches)
+    yield f"{compared} words compared with the reference, {differing} differ"
+
+
+def special_lines(layers: Iterable[LayerFacts]) -> Iterator[str]:
+    """A warning where values have left the format."""
+    for layer in layers:
+        if layer.infinities or layer.nans:
+            yield (
+                f"warning: layer {layer.name}: {number(layer.infinities)} infinite and "
+                f"{number(layer.nans)} NaN words; unscaled sums can overflow FP16, look at this layer's scale"
+            )
+
+
+def mismatch_lines(facts: RunFacts) -> Iterator[str]:
+    """The first words that differ, for stderr; nothing where all are equal."""
+    if not facts.mismatches:
+        return
+    yield f"{number(facts.mismatches)} of {number(facts.words_compared)} words differ from the reference"
+    yield from (f"  {line}" for line in facts.first_mismatches)
+    more = facts.mismatches - len(facts.first_mismatches)
+    if more > 0:
+        yield f"  ... and {number(more)} more"
+
+
+def estimate_lines(facts: EstimateFacts) -> Iterator[str | Table]:
+    """What ``hyperdrive estimate`` shows."""
+    yield chip_line(facts.chip, facts.mesh)
+    yield from split_lines(facts.stages)
+    yield from (f"note: {note}" for note in facts.notes)
+    yield ""
+    yield layer_table(facts.layers, facts.totals, compared=False)
+    yield ""
+    yield f"{cycle_line(facts.totals)}; streams that never stall, one image"
+    used, there = number(facts.fmm_words), number(facts.chip.fmm_words)
+    yield f"feature-map memory: {used} of {there} words per chip in the worst case"
+    weights, borders = number(facts.weight_bits), number(facts.border_bits)
+    yield f"weights: {weights} bits; borders between chips: {borders} bits"
+    if facts.link_bits is None:
+        yield "link bits: not known, since the framing of the links is not defined yet"
+        yield "cycles are those of one chip: waiting for its neighbours' borders is not modelled yet"
+
+
+def demo_lines(facts: DemoFacts, folder: str) -> Iterator[str | Table]:
+    """What ``hyperdrive demo`` shows."""
+    run = facts.run
+    yield from run_lines(run)
+    yield (
+        f"accuracy: {percent(facts.accuracy_float)} in float32, "
+        f"{percent(facts.accuracy_reference)} by the reference, {percent(facts.accuracy_rtl)} by the RTL"
+    )
+    if run.totals.cycles is not None:
+        per_image = number(run.totals.cycles // run.images)
+        yield f"{per_image} cycles per image, {percent(run.totals.utilisation)} utilisation"
+    yield f"report: {folder}/report.md, figures: {folder}/report.json, picture: {folder}/layers.svg"
+    yield f"Verilog of the chip: {folder}/{facts.verilog}"
+    yield f"{facts.seconds:.1f} s in all"
