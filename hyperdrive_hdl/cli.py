@@ -1,0 +1,269 @@
+"""``hyperdrive``: each command a few lines over a library call. Names, options, JSON keys are a contract."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .config import ChipConfig, MeshConfig
+from .errors import ChipError, ConfigError, HyperdriveError
+from .files import OutputFolder, json_text, read_images, replaced
+from .presets import PRESETS, load_chip
+from .report.terminal import Terminal
+
+if TYPE_CHECKING:
+    from .targets.testbench import Testbench
+
+DEFAULT_CHIP = "tiny"
+ENGINES = ("cxxrtl", "pysim", "reference")
+
+DONE, DIFFERENT, INTERRUPTED = 0, 1, 130
+EXIT_STATUS = (
+    "Exit status: 0 done and equal, 1 a difference was found, 2 the input is at fault, "
+    "3 a tool failed or the chip reports an error, 130 interrupted."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status (``EXIT_STATUS``)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(_Job(arguments))
+    except HyperdriveError as error:
+        print(f"hyperdrive: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        warnings.simplefilter("ignore")  # Amaranth complains of hardware that was made and never used
+        print("hyperdrive: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+class _Job:
+    """What the common options say."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments = arguments
+        self.mesh = MeshConfig.parse(arguments.mesh)
+        self.chip: ChipConfig = load_chip(arguments.chip)
+        self.terminal = Terminal(quiet=arguments.quiet)
+
+    def folder(self) -> OutputFolder:
+        return OutputFolder(self.arguments.output, self.chip, self.mesh)
+
+    def write_json(self, values: dict) -> None:
+        """The file of ``--json``, if it was asked for."""
+        if self.arguments.json:
+            with replaced(self.arguments.json) as path:
+                path.write_text(json_text(values), encoding="utf-8")
+
+    def verdict(self, lines: Sequence[str]) -> int:
+        """The exit status of a comparison; ``lines`` tell of differences and go to stderr."""
+        for line in lines:
+            print(line, file=sys.stderr)
+        return DIFFERENT if lines else DONE
+
+
+def _demo(job: _Job) -> int:
+    from .demo import run_demo
+    from .report.tables import demo_lines, mismatch_lines
+    from .session import require_one_chip
+
+    require_one_chip(job.mesh, "demo")
+    with job.folder() as folder:
+        facts = run_demo(job.chip, folder, job.terminal)
+    job.write_json(facts.to_json())
+    job.terminal.show(demo_lines(facts, str(folder.path)))
+    return job.verdict(list(mismatch_lines(facts.run)))
+
+
+def _run(job: _Job) -> int:
+    from .compiler.compile import compile_model
+    from .report.facts import REFERENCE, run_facts
+    from .report.tables import mismatch_lines, run_lines
+    from .report.timeline import write_timelines
+    from .session import build_engine, require_one_chip, run_on_engine
+
+    arguments = job.arguments
+    require_one_chip(job.mesh, "run")
+    if arguments.engine == REFERENCE and (arguments.vcd or arguments.stall_seed is not None):
+        raise ConfigError(
+            "--engine reference knows no cycles: leave --vcd and --stall-seed away, or take another engine"
+        )
+    compiled = compile_model(arguments.model, job.chip, job.mesh)
+    images = read_images(arguments.input, compiled.network.input_shape)
+    with job.folder() as folder:
+        # A chip's error is what a waveform is looked at for: it is kept then, though not after Ctrl-C.
+        with replaced(arguments.vcd, keep=ChipError) if arguments.vcd else nullcontext() as vcd:
+            backend = build_engine(arguments.engine, job.chip, job.terminal, vcd=vcd)
+            with backend or nullcontext():
+                run = run_on_engine(compiled, images, backend, job.terminal, stall_seed=arguments.stall_seed)
+        facts = run_facts(compiled, run, arguments.engine, len(images))
+        folder.write("output.npy", run.output)
+        pictures = write_timelines(folder, compiled, len(images))
+    job.write_json(facts.to_json())
+    wrote = [folder.path / name for name in ("output.npy", *pictures)]
+    job.terminal.show([*run_lines(facts), "", *(f"wrote {path}" for path in wrote)])
+    return job.verdict(list(mismatch_lines(facts)))
+
+
+def _compile(job: _Job) -> int:
+    from .compiler.compile import compile_network
+    from .compiler.pipeline import import_network, import_steps
+    from .report.facts import stage_facts
+    from .report.program import compile_json, table_lines, write_programs, write_steps
+
+    network = import_network(job.arguments.model, job.chip.format)
+    compiled = compile_network(network, job.chip, job.mesh)
+    with job.folder() as folder:
+        names = write_programs(folder, compiled)
+        if job.arguments.steps:
+            names += write_steps(
+                folder, import_steps(job.arguments.model, job.chip.format), stage_facts(network)
+            )
+    job.write_json(compile_json(compiled))
+    notes = [f"note: {note}" for note in network.notes]
+    job.terminal.show(
+        [*table_lines(compiled), *notes, "", *(f"wrote {folder.path / name}" for name in names)]
+    )
+    return DONE
+
+
+def _estimate(job: _Job) -> int:
+    from .compiler.compile import compile_model
+    from .perf.network import estimate_network
+    from .report.facts import estimate_facts
+    from .report.tables import estimate_lines
+
+    compiled = compile_model(job.arguments.model, job.chip, job.mesh)
+    facts = estimate_facts(compiled, estimate_network(compiled))
+    with job.folder() as folder:
+        folder.write("estimate.json", facts.to_json())
+    job.write_json(facts.to_json())
+    job.terminal.show(estimate_lines(facts))
+    return DONE
+
+
+def _verilog(job: _Job) -> int:
+    from .report.verilog import verilog_json
+    from .session import announce_yosys, require_one_chip
+    from .targets.verilog import export_verilog
+
+    require_one_chip(job.mesh, "verilog")
+    testbench = _testbench(job)
+    announce_yosys(job.terminal)
+    with job.folder() as folder:
+        with job.terminal.step(f"writing the Verilog of chip {job.chip.name!r}"):
+            export = export_verilog(job.chip)
+        files = export.files | (testbench.files if testbench else {})
+        for name, text in files.items():
+            folder.write(name, text)
+    job.write_json(verilog_json(export, testbench))
+    job.terminal.show(f"wrote {folder.path / name}" for name in [*files, "chip.toml"])
+    return DONE
+
+
+def _testbench(job: _Job) -> "Testbench | None":
+    """The testbench of ``--model`` and ``--input``, if they are there."""
+    arguments = job.arguments
+    if not arguments.model and not arguments.input:
+        return None
+    if not arguments.model or not arguments.input:
+        raise ConfigError("a testbench needs both --model MODEL.onnx and --input INPUT.npy")
+    from .compiler.compile import compile_model
+    from .targets.testbench import export_testbench
+
+    compiled = compile_model(arguments.model, job.chip)
+    images = read_images(arguments.input, compiled.network.input_shape)
+    with job.terminal.step("computing what the testbench expects"):
+        return export_testbench(compiled, images)
+
+
+def _paper(job: _Job) -> int:
+    from .report.paper import differences, paper_facts, render
+    from .session import announce_yosys
+
+    if job.arguments.measure:
+        announce_yosys(job.terminal)
+    facts = paper_facts(measure=job.arguments.measure, progress=job.terminal.say)
+    job.write_json(facts)
+    job.terminal.show(render(facts))
+    return job.verdict(differences(facts))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hyperdrive",
+        description="Binary-weight CNNs on the Hyperdrive engine: compile, simulate, estimate, export.",
+        epilog=EXIT_STATUS,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    model = ("model", "MODEL.onnx", "a trained network with binary weights")
+    images = ("input", "INPUT.npy", "images, float32, NCHW")
+
+    _add(commands, "demo", _demo, "run the bundled digits network on the RTL and write a report")
+    run = _add(commands, "run", _run, "compile, simulate the RTL, compare with the reference", model, images)
+    run.add_argument(
+        "--engine", choices=ENGINES, default=ENGINES[0], help="who runs it (default %(default)s)"
+    )
+    run.add_argument("--vcd", type=Path, metavar="FILE", help="write a waveform")
+    run.add_argument("--stall-seed", type=_seed, metavar="N", help="random stalls on every stream")
+    compile_ = _add(commands, "compile", _compile, "write the program, memory map and layer table", model)
+    compile_.add_argument(
+        "--steps", action="store_true", help="also write the graph after every compiler step"
+    )
+    _add(commands, "estimate", _estimate, "cycles, utilisation, memory, I/O by the performance model", model)
+    verilog = _add(commands, "verilog", _verilog, "write the chip as Verilog, with file list and SDC")
+    verilog.add_argument(
+        "--model", type=Path, metavar="MODEL.onnx", help="with --input: also a testbench for it"
+    )
+    verilog.add_argument(
+        "--input", type=Path, metavar="INPUT.npy", help="images for the testbench, float32, NCHW"
+    )
+    paper = commands.add_parser(
+        "paper", help="the paper's tables recomputed and measured, its misprints named", allow_abbrev=False
+    )
+    paper.add_argument(
+        "--measure", action="store_true", help="also run Table I's layer on the RTL of the paper's chip"
+    )
+    _add_common(paper, _paper)
+    paper.set_defaults(chip="paper", mesh="1x1", output=Path("build", "paper"))
+    return parser
+
+
+def _add(
+    commands, name: str, command: Callable[[_Job], int], summary: str, *positional: tuple[str, str, str]
+) -> argparse.ArgumentParser:
+    """A command with its positional arguments and the options that all have."""
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False
+    )
+    for argument, metavar, text in positional:
+        parser.add_argument(argument, metavar=metavar, type=Path, help=text)
+    chips = f"the chip: {', '.join(PRESETS)}, or a description file (default {DEFAULT_CHIP})"
+    parser.add_argument("-c", "--chip", default=DEFAULT_CHIP, metavar="PRESET|FILE.toml", help=chips)
+    parser.add_argument("--mesh", default="1x1", metavar="RxC", help="rows x columns of chips (default 1x1)")
+    place = Path("build", name)
+    parser.add_argument("-o", "--output", type=Path, default=place, metavar="DIR", help=f"default {place}")
+    _add_common(parser, command)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, command: Callable[[_Job], int]) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors and differences")
+    parser.set_defaults(command=command)
+
+
+def _seed(text: str) -> int:
+    value = int(text) if text.isdecimal() else -1
+    if not 0 <= value < 1 << 32:
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {(1 << 32) - 1}, not {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Runs that the command line and the demo share: a network on an engine, with progress on the terminal."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .compiler.ir import CompiledNetwork
+from .config import ChipConfig, MeshConfig
+from .errors import ConfigError
+from .perf.network import series_timing
+from .report.facts import REFERENCE
+from .report.terminal import Terminal
+from .simulate.backend import Backend, Counters
+from .simulate.network import NetworkRun, simulate_network
+from .tools import yosys_is_warm
+
+FIRST_YOSYS = (
+    "first start of Yosys on this machine: its WebAssembly is compiled now, about a minute, "
+    "and kept for later runs"
+)
+
+
+def require_one_chip(mesh: MeshConfig, what: str) -> None:
+    """Raises ``ConfigError`` for a mesh: the RTL has no links yet."""
+    if mesh.chips > 1:
+        raise ConfigError(
+            f"{what} works on one chip, not on a mesh of {mesh}: the RTL has no links between chips yet; "
+            f"leave --mesh away, or use `hyperdrive estimate` for a mesh"
+        )
+
+
+def announce_yosys(terminal: Terminal) -> None:
+    """Tell why the next step takes a minute, where it will."""
+    if not yosys_is_warm():
+        terminal.say(FIRST_YOSYS)
+
+
+def build_engine(
+    engine: str, chip: ChipConfig, terminal: Terminal, *, vcd: Path | None = None
+) -> Backend | None:
+    """The simulator of that name, built or from the cache; None for the reference."""
+    if engine == REFERENCE:
+        return None
+    from .simulate.engines import make_backend  # loads Amaranth
+
+    if engine != "pysim":
+        announce_yosys(terminal)
+    with terminal.step(f"building the {engine} simulator of chip {chip.name!r}"):
+        return make_backend(engine, chip, vcd=vcd)
+
+
+def run_on_engine(
+    compiled: CompiledNetwork,
+    images: np.ndarray,
+    backend: Backend | None,
+    terminal: Terminal,
+    *,
+    stall_seed: int | None = None,
+) -> NetworkRun:
+    """Simulate a series of images under a progress bar with layer, cycles per second and time left."""
+    programs = compiled.programs
+    expected = {}
+    if backend is not None and stall_seed is None:  # random stalls, and the interpreter, have no known length
+        expected = {
+            name: series_timing(program, len(images))[0]["cycles"] for name, program in programs.items()
+        }
+    done = dict.fromkeys(programs, 0)
+    with terminal.cycles(sum(expected.values()) or None) as progress:
+
+        def watch(stage: str, counters: Counters) -> None:
+            done[stage] = counters.cycles
+            layers = programs[stage].layers
+            image, layer = divmod(counters.layers, len(layers))
+            if image < len(images):
+                progress.update(
+                    sum(done.values()), f"image {image + 1} of {len(images)}, {layers[layer].conv.name}"
+                )
+
+        return simulate_network(compiled, images, backend, stall_seed=stall_seed, watch=watch)
