@@ -1,0 +1,80 @@
+"""Small programs for simulators, and the check that a simulated chip computes what the model says."""
+
+import numpy as np
+
+from hyperdrive_hdl.arith.formats import format_by_name
+from hyperdrive_hdl.compiler.emit import compile_stage
+from hyperdrive_hdl.compiler.ir import ChipProgram, ChipStage, FeatureMap
+from hyperdrive_hdl.config import ChipConfig, MeshConfig
+from hyperdrive_hdl.model.layers import run_stage
+from hyperdrive_hdl.model.layout import to_stream
+from hyperdrive_hdl.simulate.backend import Backend, Stimulus
+from hyperdrive_hdl.simulate.program import ProgramRun, run_program
+
+from .resnet import random_conv
+from .stages import random_map
+
+# As small as a chip can be and still have everything: neighbours, blocks of input channels, ragged lanes.
+MINI = ChipConfig(
+    name="mini", lanes=2, tile_rows=1, tile_cols=2, fmm_banks=4, fmm_bank_depth=64, wbuf_depth=18
+)
+
+
+def small_stage(rng: np.random.Generator, *, height: int = 3, width: int = 2) -> ChipStage:
+    """A 3x3 layer, its input channels in blocks of two and one, and a 1x1 one with a bypass."""
+    source = FeatureMap("in", 3, height, width)
+    first = random_conv(rng, source, "first", 3)
+    second = random_conv(rng, first.output, "second", 3, kernel=1, bypass=source)
+    return ChipStage("small", (source,), (first, second), (second.output,))
+
+
+def small_program(seed: int, chip: ChipConfig = MINI) -> tuple[ChipProgram, ChipStage, dict[str, np.ndarray]]:
+    """``small_stage`` compiled, and one random input."""
+    rng = np.random.default_rng(seed)
+    stage = small_stage(rng)
+    return compile_stage(stage, chip, MeshConfig()), stage, {m.name: random_map(rng, m) for m in stage.inputs}
+
+
+def stimulus(program: ChipProgram, images: list[dict[str, np.ndarray]], /, **changes) -> Stimulus:
+    """What ``run_program`` feeds, for tests that look at single events."""
+    words = [
+        to_stream(image[t.map.map.name], t.map, program.chip, 0, 0) for image in images for t in program.loads
+    ]
+    values = {
+        "program": program.words(len(images)),
+        "fm_in": np.concatenate(words),
+        "output_words": len(images) * sum(t.map.map.words for t in program.stores),
+    }
+    return Stimulus(**(values | changes))
+
+
+def check_program(
+    backend: Backend,
+    program: ChipProgram,
+    stage: ChipStage,
+    images: list[dict[str, np.ndarray]],
+    *,
+    stall_seed: int | None = None,
+) -> ProgramRun:
+    """Every layer's picture and every stored map of every image, against the reference model."""
+    chip = program.chip
+    number_format = format_by_name(chip.format)
+    expected = [run_stage(stage, image, wbuf_depth=chip.wbuf_depth, format=number_format) for image in images]
+    seen = []
+
+    def picture(image, layer, words):
+        np.testing.assert_array_equal(
+            words, expected[image][layer.output.map.name], f"image {image}, layer {layer.conv.name}"
+        )
+        seen.append((image, layer.conv.name))
+
+    done = run_program(backend, program, images, stall_seed=stall_seed, picture=picture)
+    assert len(seen) == len(images) * len(stage.layers)
+    stored = {store.map.map.name for store in program.stores}
+    assert stored
+    for image, maps in enumerate(done.outputs):
+        assert set(maps) == stored
+        for name, words in maps.items():
+            wanted = expected[image][name] if name in expected[image] else images[image][name]
+            np.testing.assert_array_equal(words, wanted, f"image {image}, stored map {name}")
+    return done
