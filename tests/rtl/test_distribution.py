@@ -1,0 +1,47 @@
+"""The DDU against a padded numpy grid moved by one place."""
+
+import numpy as np
+import pytest
+
+from hyperdrive_hdl.config import ChipConfig
+from hyperdrive_hdl.rtl.distribution import DataDistribution
+from tests.support.streams import trace
+
+
+def config(rows, cols):
+    return ChipConfig(lanes=2, tile_rows=rows, tile_cols=cols, fmm_banks=2, fmm_bank_depth=64, wbuf_depth=18)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 4), (3, 1), (2, 2), (3, 4)])
+def test_windows(rows, cols):
+    rng = np.random.default_rng(rows * 8 + cols)
+    dut = DataDistribution(config=config(rows, cols))
+    inputs, expected = [], []
+    moves = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)] * 4
+    rng.shuffle(moves)
+    for dy, dx in moves:
+        grid = rng.integers(1, 1 << 16, (rows + 2, cols + 2))
+        inputs.append(
+            {
+                "north": grid[0],
+                "south": grid[-1],
+                "west": grid[1:-1, 0],
+                "east": grid[1:-1, -1],
+                "pixels": grid[1:-1, 1:-1],
+                "up": dy < 0,
+                "down": dy > 0,
+                "left": dx < 0,
+                "right": dx > 0,
+            }
+        )
+        expected.append(np.roll(grid, (-dy, -dx), (0, 1))[1:-1, 1:-1])
+    seen = trace(dut, inputs + [{}] * dut.latency, ["x"])
+    found = [s["x"] for s in seen[dut.latency :]]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_ring_of_zeros_is_zero_padding():
+    pixels = np.arange(1, 7).reshape(2, 3)
+    dut = DataDistribution(config=config(2, 3))
+    seen = trace(dut, [{"pixels": pixels, "up": 1, "left": 1}, {}], ["x"])
+    np.testing.assert_array_equal(seen[1]["x"], [[0, 0, 0], [0, 1, 2]])
