@@ -1,4 +1,4 @@
-"""The package's order: who may import whom (DESIGN section 5), and that every preset elaborates."""
+"""The package's order: who may import whom (README: Where things are), and that every preset elaborates."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Tile sizes of every map of a chip stage (DESIGN section 4, DDU).
+"""Tile sizes of every map of a chip stage (README: How it works).
 
 All maps of one connected graph share the tile grid of the mesh: M x mesh rows by N x mesh columns tiles. The
 smallest map decides: its tiles are just large enough to cover it, and every stride-2 step upwards doubles

@@ -1,6 +1,6 @@
 """Reference interpreter: runs a program's words on the memories of a whole mesh, seen as one big chip.
 
-It knows the stream (isa.py) and the numerics (DESIGN section 3) and nothing of how the compiler placed maps,
+It knows the stream (isa.py) and the numerics (README: Numbers) and nothing of how the compiler placed maps,
 so that it finds the compiler's mistakes. Instructions run one after another: fences only order what the chip
 overlaps. A segment that would be overwritten while it is read is refused.
 """

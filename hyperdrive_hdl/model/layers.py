@@ -1,4 +1,4 @@
-"""Bit-exact reference of the chip's layers: order and rounding of every operation are DESIGN section 3.
+"""Bit-exact reference of the chip's layers: order and rounding of every operation are in README: Numbers.
 
 Written from that text, apart from the RTL and from the code that emits programs, so that it can judge both.
 """

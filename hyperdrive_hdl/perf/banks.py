@@ -38,7 +38,7 @@ def transfer_banks(transfer: isa.Transfer, config: ChipConfig) -> frozenset[int]
 
 
 def mac_addresses(conv: isa.Conv, group: int, block: int, pixel: int) -> np.ndarray:
-    """Tile-local addresses of the terms of one sum's block of input channels, in order (DESIGN section 3)."""
+    """Tile-local addresses of the terms of one sum's block of input channels, in order (README: Numbers)."""
     y, x = divmod(pixel, conv.tile_w)
     reach = (-1, 0, 1) if conv.kernel3 else (0,)
     rows = conv.in_last_row // conv.in_row_stride + 1

@@ -14,7 +14,7 @@ from .layouts import ADDRESS_BITS, CONV_DESCRIPTOR, FENCE_BITS, OperationLayout
 
 
 class Sequencer(wiring.Component):
-    """One operation per cycle, in the order of the numerics (DESIGN section 3; paper section IV).
+    """One operation per cycle, in the order of the numerics (README: Numbers; paper section IV).
 
     Loop nest, outermost first: group, block of K output FMs, block of input channels, pixel of the tile
     (raster), filter tap (raster), input channel. A tile of one pixel carries its sum from one block of

@@ -40,7 +40,7 @@ class EpilogueSignature(wiring.Signature):
 class TileEpilogue(wiring.Component):
     """One finished sum per cycle through scale, bias, bypass and ReLU: a multiplier and two adders.
 
-    Every step is optional and rounds once (DESIGN: "TPU and tile"). No back-pressure.
+    Every step is optional and rounds once (README: How it works). No back-pressure.
 
     ======  ==========================================================
     stage   work

@@ -1,4 +1,4 @@
-"""The shipped network and images: what DESIGN.md section 6's demo relies on, computed by onnx alone."""
+"""The shipped network and images: what the command line's demo relies on, computed by onnx alone."""
 
 import numpy as np
 import onnx

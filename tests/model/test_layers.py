@@ -1,4 +1,4 @@
-"""The reference layer against the text of DESIGN section 3, written out with numpy.float16 scalars."""
+"""The reference layer against the text of README: Numbers, written out with numpy.float16 scalars."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The paper's tables and misprints as PAPER.md has them, and what the columns say."""
+"""The paper's tables and misprints as recomputed from first principles, and what the columns say."""
 
 import json
 from io import StringIO

@@ -1,4 +1,4 @@
-"""The paper's figures, as PAPER.md recomputes them, from compiled programs."""
+"""The paper's figures, recomputed from first principles, from compiled programs."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_resnet34_at_2048x1024_on_5x10_chips():
 
 def test_resnet_weights_of_50():
     stem = 64 * 3 * 49
-    assert sum(weight_bits(layer) for layer in resnet(50).layers) + stem == 23_454_912  # PAPER.md: 23.5 M
+    assert sum(weight_bits(layer) for layer in resnet(50).layers) + stem == 23_454_912  # 23.5 M
 
 
 def test_the_compiler_and_the_model_count_the_same_words():

@@ -21,7 +21,7 @@ def word(rng, special=0.3) -> int:
 
 
 def finished(held, options, scale, bias, bypass) -> int:
-    """One word through the epilogue: the format's operations, in order (DESIGN section 3)."""
+    """One word through the epilogue: the format's operations, in order (README: Numbers)."""
     use_scale, use_bias, use_bypass, relu, true = options
     value = np.array([held], np.uint16)
     for used, operation, operand in (
@@ -108,7 +108,7 @@ def test_tile(lanes, seed):
     def at(cycle: int) -> dict:
         return timeline.setdefault(cycle, {})
 
-    # A schedule with the distances that DESIGN gives: swap in the cycle after a sum's last term, its lanes in
+    # A schedule with the distances of rtl/epilogue.py: swap in the cycle after a sum's last term, its lanes in
     # the select stage from then on, stored sums put in place before the next swap.
     cycle = 2
     held = [0] * lanes  # what a restore would find

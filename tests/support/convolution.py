@@ -12,7 +12,7 @@ def _bits(values: np.ndarray) -> np.ndarray:
 def naive_conv(
     layer: BinaryConv, x_bits: np.ndarray, bypass_bits: np.ndarray | None, wbuf_depth: int
 ) -> np.ndarray:
-    """One layer on maps [C, H, W] of bit patterns, rounding after every addition (DESIGN section 3)."""
+    """One layer on maps [C, H, W] of bit patterns, rounding after every addition (README: Numbers)."""
     outputs, fan_in, kernel, _ = layer.weights.shape
     _, height, width = layer.output.shape
     pad, stride = kernel // 2, layer.stride

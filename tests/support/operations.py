@@ -1,4 +1,4 @@
-"""The operations of one convolution: a plain loop nest over a tile's pixels (DESIGN sections 3 and 4).
+"""The operations of one convolution: a plain loop nest over a tile's pixels (README: Numbers).
 
 Written from that text and isa.py, apart from the RTL: nothing is counted down, wrapped or carried along.
 """

@@ -1,6 +1,6 @@
 """Pull what follows a binary convolution into it: affine steps per channel, the residual addition, ReLU.
 
-Order and numerics are DESIGN section 3: x scale, + bias, + bypass, ReLU. An operator is pulled in only
+Order and numerics are in README: Numbers: x scale, + bias, + bypass, ReLU. An operator is pulled in only
 where it is the only reader of the convolution's result, so that nothing else needs the value in between.
 """
 
