@@ -108,7 +108,7 @@ def test_tile(lanes, seed):
     def at(cycle: int) -> dict:
         return timeline.setdefault(cycle, {})
 
-    # A schedule with the distances of rtl/epilogue.py: swap in the cycle after a sum's last term, its lanes in
+    # A schedule with the distances of epilogue.py: swap in the cycle after a sum's last term, its lanes in
     # the select stage from then on, stored sums put in place before the next swap.
     cycle = 2
     held = [0] * lanes  # what a restore would find
