@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .targets.testbench import Testbench
 
 DEFAULT_CHIP = "tiny"
-ENGINES = ("cxxrtl", "pysim", "reference")
+ENGINES = ("cxxrtl", "verilator", "pysim", "reference")
 
 DONE, DIFFERENT, INTERRUPTED = 0, 1, 130
 EXIT_STATUS = (

@@ -110,17 +110,21 @@ class CompiledBackend(Backend):
 
     def memory(self) -> np.ndarray:
         config = self.config
-        chunks = -(-config.word_width * config.tile_cols // 32)  # a memory word is whole 32-bit chunks
+        line_words = self._line_words()
         words = np.empty(
             (config.tile_rows, config.tile_cols, config.fmm_banks, config.fmm_bank_depth), np.uint16
         )
         for bank in range(config.fmm_banks):
             for row in range(config.tile_rows):
                 address = self._library.hyperdrive_memory(self._driver, bank, row)
-                raw = (ctypes.c_uint16 * (config.fmm_bank_depth * chunks * 2)).from_address(address)
-                lines = np.frombuffer(raw, np.uint16).reshape(config.fmm_bank_depth, chunks * 2)
+                raw = (ctypes.c_uint16 * (config.fmm_bank_depth * line_words)).from_address(address)
+                lines = np.frombuffer(raw, np.uint16).reshape(config.fmm_bank_depth, line_words)
                 words[row, :, bank] = lines[:, : config.tile_cols].T
         return words.reshape(config.tile_rows, config.tile_cols, config.fmm_words_per_tile)
+
+    def _line_words(self) -> int:
+        """16-bit words from one line of an SRAM to the next: lines are whole 32-bit chunks."""
+        return 2 * -(-self.config.word_width * self.config.tile_cols // 32)
 
     def close(self) -> None:
         if self._driver is not None:

@@ -6,7 +6,7 @@ from ..config import ChipConfig
 from ..errors import ConfigError
 from .backend import Backend
 
-ENGINES = ("cxxrtl", "pysim")
+ENGINES = ("cxxrtl", "verilator", "pysim")
 
 
 def make_backend(engine: str, config: ChipConfig, *, vcd: Path | None = None) -> Backend:
@@ -22,6 +22,10 @@ def make_backend(engine: str, config: ChipConfig, *, vcd: Path | None = None) ->
         from .cxxrtl import CxxrtlBackend
 
         return CxxrtlBackend(config, vcd=vcd)
+    if engine == "verilator":
+        from .verilator import VerilatorBackend
+
+        return VerilatorBackend(config, vcd=vcd)
     if engine == "pysim":
         from .python import PysimBackend
 
