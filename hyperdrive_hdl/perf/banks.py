@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import isa
+from ..arith.formats import format_by_name
 from ..config import ChipConfig
 
 
@@ -12,9 +13,10 @@ def span_banks(base: int, words: int, config: ChipConfig) -> frozenset[int]:
     return frozenset(range(base // depth, (base + words - 1) // depth + 1)) if words else frozenset()
 
 
-def input_banks(conv: isa.Conv, config: ChipConfig) -> frozenset[int]:
-    """Banks that the MACs of a layer read."""
-    return span_banks(conv.in_base, conv.pixels * conv.stride**2 * conv.in_channels, config)
+def mac_banks(conv: isa.Conv, config: ChipConfig) -> frozenset[int]:
+    """Banks that the operations of a layer read: its input, and stored partial sums."""
+    banks = span_banks(conv.in_base, conv.pixels * conv.stride**2 * conv.in_channels, config)
+    return banks | _scratch_banks(conv, config)
 
 
 def epilogue_banks(conv: isa.Conv, config: ChipConfig) -> frozenset[int]:
@@ -22,14 +24,19 @@ def epilogue_banks(conv: isa.Conv, config: ChipConfig) -> frozenset[int]:
     banks = span_banks(conv.out_base, conv.pixels * conv.out_channels, config)
     if conv.bypass:
         banks |= span_banks(conv.bypass_base, conv.pixels * conv.out_channels, config)
-    if conv.in_blocks > 1 and conv.pixels > 1:
-        banks |= span_banks(conv.scratch_base, conv.pixels * config.lanes, config)
-    return banks
+    return banks | _scratch_banks(conv, config)
+
+
+def _scratch_banks(conv: isa.Conv, config: ChipConfig) -> frozenset[int]:
+    if conv.in_blocks == 1:
+        return frozenset()
+    words = conv.pixels * config.lanes * format_by_name(config.format).words_per_sum
+    return span_banks(conv.scratch_base, words, config)
 
 
 def has_conflict(conv: isa.Conv, config: ChipConfig) -> bool:
     """The MACs and the epilogue of a layer can want one bank in one cycle; the MAC then waits."""
-    return bool(input_banks(conv, config) & epilogue_banks(conv, config))
+    return bool(mac_banks(conv, config) & epilogue_banks(conv, config))
 
 
 def transfer_banks(transfer: isa.Transfer, config: ChipConfig) -> frozenset[int]:

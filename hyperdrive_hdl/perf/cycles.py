@@ -2,8 +2,8 @@
 
 The chip is three units that run beside each other, and a fetch that feeds them (isa.py). ``Clock`` keeps
 when each of them has come how far, and has one method per packet, which times an instruction from what it
-waits for. A convolution is timed sum by sum; only where its input shares a bank with what its epilogue
-accesses is it timed term by term. tests/end_to_end compares all of it with the RTL, layer by layer.
+waits for. A convolution is timed sum by sum; only where its MACs read a bank that its epilogue accesses is
+it timed operation by operation. tests/end_to_end compares all of it with the RTL, layer by layer.
 """
 
 from dataclasses import dataclass, field
@@ -11,22 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import isa
+from ..arith.formats import format_by_name
 from ..compiler.ir import ChipProgram, PlacedLayer, PlacedTransfer
 from ..config import ChipConfig
-from .banks import has_conflict, input_banks, mac_addresses
+from ..latencies import ISSUE_TO_ACCESS, latencies
+from .banks import has_conflict, mac_addresses, mac_banks
 from .transfers import Traffic, TransferClock
 
-# The pipeline of the chip (rtl/issue.py, rtl/epilogue.py, rtl/sequencer.py); a test holds them against the
-# RTL.
-DESCRIPTOR_TO_OPERATION = 3  # from a descriptor taken to its first operation at issue
-ISSUE_TO_ACCESS = 1  # from an operation to its memory access
-SLOT_TO_READ = 5  # from an epilogue slot to the read of its bypass or partial sum
-SLOT_TO_RELEASE = 6  # to the release of its parameter set
-SLOT_TO_WRITE = 8  # to the write of its result
-SLOT_TO_DONE = 9  # from a layer's last slot to ``layer_done``
-FLUSH = 3  # cycles between writing partial sums and reading them back
-SETTLE = 3  # cycles after reading the last of them, before a sum may end that uses them
-PARAMETER_SETS = 2
+# A descriptor that is taken gives its first sum so many cycles later (rtl/sums.py). The stages of the pipeline
+# are in latencies.py.
+DESCRIPTOR_TO_SUM = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class LayerTiming:
     begin: int
     end: int
     last: int  # cycle of the last operation; after it, only the epilogue works
-    operations: int  # cycles in which the MACs work
+    operations: int  # cycles in which the array takes a term, or a stored partial sum of a lane
     starved: int  # cycles in which nothing but a weight row is missing
 
 
@@ -70,7 +64,7 @@ def program_timing(program: ChipProgram, images: int = 1) -> ProgramTiming:
 def run_clock(program: ChipProgram, images: int = 1) -> "Clock":
     """The clock after the last word of such a stream: what each layer did when (perf/activity.py)."""
     clock = Clock(program.chip)
-    clock.fetch += len(program.head)
+    clock.start(len(program.head))
     for image, index in program.sequence(images):
         step = program.steps[index]
         if isinstance(step, PlacedLayer):
@@ -91,7 +85,7 @@ class Layer:
     header: int  # cycle in which its header word was taken
     taken: int = 0  # the sequencer took the descriptor
     begin: int = 0  # first operation issued
-    walked: int = 0  # last operation left the loop nest
+    walked: int = 0  # the last sum left the loop nest, and the first operation issued
     end: int = 0  # ``layer_done``
     starved: int = 0  # cycles in which nothing but a weight row is missing
     issued: list[np.ndarray] = field(default_factory=list)  # cycles of the operations, sum by sum
@@ -106,10 +100,19 @@ class Clock:
         self.fetch = -1  # cycle of the last word taken
         self.layers: list[Layer] = []
         self.transfers = TransferClock(config)
+        self.latencies = latencies(config)
+        self.sums = 0  # begun so far, over all layers
+        self.first_turn = 0  # a cycle in which the first of the sums in turn has its turn
         self.row_releases: list[np.ndarray] = []  # when rows of the weight buffer were freed, block by block
-        self.set_releases: list[int] = []  # likewise parameter sets
+        self.freeing = -1  # cycle in which the last row was freed
+        self.set_releases: list[int] = []  # when parameter sets were
 
     # Packets, in stream order.
+
+    def start(self, words: int) -> None:
+        """The CONFIG packet."""
+        self.fetch += words
+        self.first_turn = self.fetch + 1
 
     def transfer(self, step: PlacedTransfer) -> None:
         """LOAD and STORE: the instruction waits in its unit; when it runs is settled once somebody asks."""
@@ -127,7 +130,6 @@ class Clock:
         layer = Layer(name=step.conv.name, image=image, conv=conv, header=header)
         layer.taken = max(self.fetch + 1, before.walked + 1 if before else 0)
         begin = max(
-            layer.taken + DESCRIPTOR_TO_OPERATION,
             before.end if before else 0,
             self.transfers.fence(load=True, wait=conv.wait_loads),
             self.transfers.fence(load=False, wait=conv.wait_stores),
@@ -153,8 +155,9 @@ class Clock:
     def take_parameters(self, words: int) -> None:
         """A PARAMS packet: its header waits for a free set."""
         header = self.fetch + 1
-        if len(self.set_releases) >= PARAMETER_SETS:
-            header = max(header, self.set_releases[-PARAMETER_SETS] + 1)
+        sets = self.config.sums_in_turn + 1
+        if len(self.set_releases) >= sets:
+            header = max(header, self.set_releases[-sets] + 1)
         self.fetch = header + words
 
     def take_rows(self, rows: int) -> np.ndarray:
@@ -228,14 +231,19 @@ def in_turn(earliest: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(earliest - steps) + steps
 
 
-def _starved(issued: np.ndarray, written: np.ndarray, before: int, ready: int) -> int:
-    """Cycles in which the next operation lacks nothing but its weight row.
+@dataclass(eq=False)
+class _Sum:
+    """A sum on the clock: when it was taken into the ring, and when its operations issued.
 
-    ``before`` is the cycle of the operation before these; the last of them ends a sum, not before ``ready``.
+    ``entered`` is when its last operation took its place there, which lets the next sum in.
     """
-    turn = np.concatenate(([before], issued[:-1])) + 1
-    turn[-1] = max(turn[-1], ready)
-    return int(np.maximum(written + 1 - turn, 0).sum())
+
+    taken: int
+    entered: int
+    issued: np.ndarray
+    block: int
+    rows: int  # operations that use a weight row; what is before them restores partial sums
+    stored: int = 0  # its last word is written
 
 
 @dataclass
@@ -246,23 +254,21 @@ class _Convolution:
     layer: Layer
     begin: int  # the first operation may issue
     ready: int = 0  # the next sum may end
-    now: int = field(init=False)  # cycle of the last operation issued
-    before_now: int = field(init=False)  # and of the one before
-    sums: list[tuple[np.ndarray, int, int, int]] = field(default_factory=list)  # cycles, group, block, pixel
+    sums: list[_Sum] = field(default_factory=list)
+    reads: list[tuple[int, int, int, int]] = field(default_factory=list)  # group, in_block, pixel, lanes restored
     accesses: list[np.ndarray] = field(default_factory=list)  # cycles of the epilogue's memory accesses
     blocked: dict[int, int] = field(default_factory=dict)  # issue cycle -> bank that the epilogue has then
 
     def __post_init__(self) -> None:
-        self.now = self.before_now = self.begin - 1
         self.conv = self.layer.conv
         self.conflicts = has_conflict(self.conv, self.clock.config)
+        self.turns = self.clock.config.sums_in_turn
+        self.parts = format_by_name(self.clock.config.format).words_per_sum
 
     def run(self) -> None:
         conv, clock = self.conv, self.clock
         lanes = clock.config.lanes
-        operations = 0
-        last_slot = 0
-        self.layer.begin = -1
+        last_slot = block = 0
         for group in range(conv.groups):
             for out_block in range(conv.out_blocks):
                 if conv.has_params:
@@ -274,120 +280,130 @@ class _Convolution:
                 for in_block in range(conv.in_blocks):
                     rows = conv.channels_of_block(in_block) * conv.taps
                     written = clock.take_rows(rows)
-                    operations += rows * conv.pixels
-                    last_slot = self._passes(group, in_block, rows, written, out_lanes, lane_offset)
+                    for pixel in range(conv.pixels):
+                        self.reads.append((group, in_block, pixel, out_lanes if in_block else 0))
+                        self._sum(written, block)
+                        last_slot = self._epilogue(pixel, out_lanes, lane_offset, in_block < conv.in_blocks - 1)
+                    self._free(rows)
+                    block += 1
                 if conv.has_params:
-                    clock.set_releases.append(last_slot + SLOT_TO_RELEASE)
-        self.layer.end = last_slot + SLOT_TO_DONE
-        self.layer.issued = [times for times, *_ in self.sums]
-        self.layer.accesses = self.accesses
-        self.layer.walked = (
-            self.before_now if operations > 1 else self.layer.taken + DESCRIPTOR_TO_OPERATION - 1
-        )
+                    clock.set_releases.append(last_slot + clock.latencies.release)
+        layer = self.layer
+        layer.begin = int(self.sums[0].issued[0])
+        layer.end = last_slot + clock.latencies.done
+        layer.issued = [sum.issued for sum in self.sums]
+        layer.accesses = self.accesses
+        shown = self.sums[-2].taken + 1 if len(self.sums) > 1 else layer.taken + DESCRIPTOR_TO_SUM
+        layer.walked = max(shown - 1, layer.begin)
         clock.transfers.add_traffic(
-            Traffic(self.layer.end, self.accesses, input_banks(conv, clock.config), self._mac_reads)
+            Traffic(layer.end, self.accesses, mac_banks(conv, clock.config), self._mac_reads)
         )
 
-    def _passes(
-        self, group: int, in_block: int, rows: int, written: np.ndarray, lanes: int, lane_offset: int
-    ) -> int:
-        """One block of input channels over all pixels; the last epilogue slot that it leads to."""
-        conv = self.conv
-        single = conv.pixels == 1
-        more = in_block < conv.in_blocks - 1
-        last_slot = 0
-        for pixel in range(conv.pixels):
-            earliest = np.full(rows, self.now + 1, np.int64)
-            if pixel == 0:
-                earliest = np.maximum(earliest, written + 1)
-            ends = not (single and more)
-            before, ready = self.now, self.ready if ends else 0
-            times = self._issue(earliest, group, in_block, pixel, ends)
-            if pixel == 0:
-                self.layer.starved += _starved(times, written, before, ready)
-            if self.layer.begin < 0:
-                self.layer.begin = int(times[0])
-            self.before_now = int(times[-2]) if rows > 1 else self.now
-            self.now = int(times[-1])
-            self.sums.append((times, group, in_block, pixel))
-            if pixel == conv.pixels - 1:
-                self.clock.row_releases.append(times)
-            if ends:
-                ending = conv.pixels - pixel <= 2
-                preload = not single and (more if ending else in_block > 0)
-                last_slot = self._epilogue(pixel, lanes, lane_offset, partial=more, preload=preload)
-        return last_slot
+    # A sum's operations.
 
-    def _issue(self, earliest: np.ndarray, group: int, in_block: int, pixel: int, ends: bool) -> np.ndarray:
-        """Cycles in which the terms of one sum issue."""
-        if ends and earliest[-1] < self.ready:
-            earliest[-1] = self.ready
+    def _turn(self, cycle: int | np.ndarray, sum: int) -> int | np.ndarray:
+        """The first turn of a sum that is no earlier; sums are counted over all layers."""
+        return cycle + (self.clock.first_turn + sum - cycle) % self.turns
+
+    def _sum(self, written: np.ndarray, block: int) -> None:
+        """Issue the operations of the next sum; its weight rows are ``written`` in these cycles."""
+        number, turns = len(self.sums), self.turns
+        place = self.sums[number - turns] if number >= turns else None  # which had its place in the ring before
+        shown = self.sums[-1].taken + 1 if number else self.layer.taken + DESCRIPTOR_TO_SUM
+        taken = self._turn(max(shown, place.entered if place else 0), self.clock.sums)
+        first = max(taken + turns, int(place.issued[-1]) if place else 0)  # its first operation has its place
+        restores = self.reads[-1][3] * self.parts
+        earliest = np.full(restores + len(written), first + turns, np.int64)
+        earliest[0] = max(earliest[0], int(self.sums[0].issued[0]) + 1 if number else self.begin)
+        if restores:
+            earliest[0] = max(earliest[0], self.sums[number - self.conv.pixels].stored + 1)
+        offered = earliest.copy()
+        before = self.sums[-1] if number else None
+        if before:
+            earliest[-1] = offered[-1] = max(earliest[-1], self.ready, int(before.issued[-1]) + 1)
+        earliest[restores:] = np.maximum(earliest[restores:], written + 1)
+        if before and before.block == block:
+            earliest[restores:] = np.maximum(earliest[restores:], before.issued[-before.rows :] + 1)
+        issued = self._issue(self._turn(earliest, self.clock.sums))
+        self.layer.starved += self._starved(issued[restores:], written, offered[restores:], issued[:restores])
+        entered = int(issued[-2]) if len(issued) > 1 else first
+        self.sums.append(_Sum(taken, entered, issued, block, len(written)))
+        self.clock.sums += 1
+
+    def _issue(self, earliest: np.ndarray) -> np.ndarray:
+        """Cycles in which the operations of one sum issue; ``earliest`` are turns of it."""
         if not self.conflicts:
-            return in_turn(earliest)
-        banks = mac_addresses(self.conv, group, in_block, pixel) // self.clock.config.fmm_bank_depth
+            start = int(earliest[0])
+            return start + in_turn((earliest - start) // self.turns) * self.turns
+        banks = self._banks(len(self.sums))
         times = np.empty_like(earliest)
-        now = self.now
-        for i, bank in enumerate(banks):
-            now = max(now + 1, int(earliest[i]))
+        now = int(earliest[0]) - self.turns
+        for i, bank in enumerate(banks.tolist()):
+            now = max(now + self.turns, int(earliest[i]))
             while self.blocked.get(now) == bank:
-                now += 1
+                now += self.turns
             times[i] = now
         return times
 
+    def _starved(
+        self, issued: np.ndarray, written: np.ndarray, offered: np.ndarray, restoring: np.ndarray
+    ) -> int:
+        """Turns in which an operation lacks nothing but its weight row."""
+        turn = offered.copy()
+        turn[1:] = np.maximum(turn[1:], issued[:-1] + self.turns)
+        if len(restoring):
+            turn[0] = max(turn[0], int(restoring[-1]) + self.turns)
+        here = self.clock.sums
+        missed = (self._turn(written + 1, here) - self._turn(turn, here)) // self.turns
+        return int(np.maximum(missed, 0).sum())
+
+    def _free(self, rows: int) -> None:
+        """The block's last sum frees its rows, one by one, once it is the oldest block in use."""
+        clock, last = self.clock, self.sums[-1]
+        from_turn = self._turn(clock.freeing + 1, clock.sums - 1)
+        clock.row_releases.append(np.maximum(last.issued[-rows:], from_turn))
+        clock.freeing = int(last.issued[-1])
+
+    def _banks(self, number: int) -> np.ndarray:
+        """Banks that the operations of a sum read."""
+        conv, config = self.conv, self.clock.config
+        group, in_block, pixel, lanes = self.reads[number]
+        addresses = mac_addresses(conv, group, in_block, pixel)
+        if lanes:
+            words = pixel * config.lanes * self.parts + np.arange(lanes * self.parts)
+            addresses = np.concatenate([conv.scratch_base + words, addresses])
+        return addresses // config.fmm_bank_depth
+
     def _mac_reads(self) -> tuple[np.ndarray, np.ndarray]:
         """Cycle and bank of every MAC read of the layer."""
-        depth = self.clock.config.fmm_bank_depth
-        cycles = np.concatenate([times for times, *_ in self.sums]) + ISSUE_TO_ACCESS
-        addresses = [mac_addresses(self.conv, group, block, pixel) for _, group, block, pixel in self.sums]
-        return cycles, np.concatenate(addresses) // depth
+        cycles = np.concatenate([sum.issued for sum in self.sums]) + ISSUE_TO_ACCESS
+        return cycles, np.concatenate([self._banks(number) for number in range(len(self.sums))])
 
-    def _epilogue(self, pixel: int, lanes: int, lane_offset: int, *, partial: bool, preload: bool) -> int:
-        """The slots of the sum that ends now; the last of them."""
-        conv = self.conv
+    # Its epilogue.
+
+    def _epilogue(self, pixel: int, lanes: int, lane_offset: int, partial: bool) -> int:
+        """The slots of the sum that was issued last; the last of them."""
+        conv, config, at = self.conv, self.clock.config, self.clock.latencies
+        end = int(self.sums[-1].issued[-1])
         bypass = bool(conv.bypass) and not partial
-        step = 2 if bypass else 1
-        # With bypass, slots go an odd number of cycles after the layer's begin.
-        first = self.now + 1 + (bypass and (self.now - self.layer.begin) % 2)
-        slots = first + step * np.arange(lanes)
-        last = int(slots[-1])
-        self.accesses.append(slots + SLOT_TO_WRITE)
-        if bypass:
-            self.accesses.append(slots + SLOT_TO_READ)
-        reads = last + FLUSH + 1 + np.arange(lanes)
-        if preload:
-            self.accesses.append(reads + SLOT_TO_READ)
-        self.ready = int(reads[-1]) + SETTLE + 1 if preload else last
-        if self.conflicts:
-            self._block(
-                pixel, slots, reads if preload else reads[:0], lane_offset, partial=partial, bypass=bypass
-            )
-        return last
-
-    def _block(
-        self,
-        pixel: int,
-        slots: np.ndarray,
-        reads: np.ndarray,
-        lane_offset: int,
-        *,
-        partial: bool,
-        bypass: bool,
-    ) -> None:
-        """Note which bank the epilogue has in which cycle of issue."""
-        conv, config = self.conv, self.clock.config
-        lane = np.arange(len(slots))
-        result = (
-            conv.scratch_base + pixel * config.lanes
+        # In layers with a bypass, slots go an odd number of cycles after the layer's begin.
+        first = end + 1 + (bool(conv.bypass) and (end - int(self.sums[0].issued[0])) % 2)
+        words = np.arange(lanes * self.parts if partial else lanes)
+        slots = first + (2 if conv.bypass else 1) * words
+        self.ready = last = int(slots[-1])
+        self.sums[-1].stored = last + at.write
+        base = (
+            conv.scratch_base + pixel * config.lanes * self.parts
             if partial
             else conv.out_base + pixel * conv.out_channels + lane_offset
         )
-        marks = [(slots + SLOT_TO_WRITE, result + lane)]
+        accesses = [(slots + at.write, base + words)]
         if bypass:
-            base = conv.bypass_base + pixel * conv.out_channels + lane_offset
-            marks.append((slots + SLOT_TO_READ, base + lane))
-        if len(reads):
-            stored = (pixel + 2) % conv.pixels
-            marks.append((reads + SLOT_TO_READ, conv.scratch_base + stored * config.lanes + lane))
-        for cycles, addresses in marks:
-            for cycle, address in zip(cycles.tolist(), addresses.tolist(), strict=True):
-                self.blocked[cycle - ISSUE_TO_ACCESS] = address // config.fmm_bank_depth
+            read = conv.bypass_base + pixel * conv.out_channels + lane_offset
+            accesses.append((slots + at.read, read + words))
+        for cycles, addresses in accesses:
+            self.accesses.append(cycles)
+            if self.conflicts:
+                banks = addresses // config.fmm_bank_depth
+                self.blocked.update(zip((cycles - ISSUE_TO_ACCESS).tolist(), banks.tolist(), strict=True))
+        return last

@@ -1,10 +1,9 @@
 """The chip: every block of the engine, wired."""
 
-from amaranth.hdl import Module, Mux
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect
 
-from ..arith.formats import format_by_name
 from ..config import ChipConfig
 from .distribution import DataDistribution
 from .epilogue import EpilogueControl
@@ -12,7 +11,7 @@ from .feature_memory import FeatureMemory
 from .fetch import Fetch
 from .hierarchy import instantiate
 from .issue import Issue
-from .layouts import ActivitySignature, StatusSignature
+from .layouts import ActivitySignature, StatusSignature, parameter_sets
 from .parameters import ParameterBuffer
 from .sequencer import Sequencer
 from .tile import Tile
@@ -64,7 +63,13 @@ class Chip(wiring.Component):
             m, platform, "weight_buffer", WeightBuffer, depth=config.wbuf_depth, lanes=config.lanes
         )
         parameters = instantiate(
-            m, platform, "parameters", ParameterBuffer, lanes=config.lanes, width=config.word_width
+            m,
+            platform,
+            "parameters",
+            ParameterBuffer,
+            lanes=config.lanes,
+            width=config.parameter_width,
+            sets=parameter_sets(config),
         )
         load = instantiate(m, platform, "load", LoadUnit, config=config)
         store = instantiate(m, platform, "store", StoreUnit, config=config)
@@ -83,7 +88,7 @@ class Chip(wiring.Component):
         transferring = load.active | store.active
         m.d.comb += [
             fetch.idle.eq(~(pending | issue.computing | fetch.loads.valid | fetch.stores.valid)),
-            fetch.leftover.eq(~weights.empty),
+            fetch.leftover.eq(weights.written != sequencer.freed),
             self.status.busy.eq(fetch.busy),
             self.status.error.eq(fetch.error),
             self.status.layer.eq(issue.layer),
@@ -93,7 +98,7 @@ class Chip(wiring.Component):
             self.activity.loading.eq(load.active),
             self.activity.storing.eq(store.active),
             self.activity.mac.eq(issue.go),
-            self.activity.starved.eq(issue.starved),
+            self.activity.starved.eq(issue.waits_for_row),
             self.activity.epilogue.eq(epilogue.started),
         ]
         return m
@@ -102,27 +107,32 @@ class Chip(wiring.Component):
         connect(m, wiring.flipped(self.program), fetch.program)
         connect(m, fetch.convs, sequencer.layers)
         connect(m, fetch.rows, weights.write)
-        connect(m, sequencer.operations, issue.operations)
-        op = sequencer.operations.p
+        op = sequencer.operation
         m.d.comb += [
             sequencer.mesh_row.eq(self.mesh_row),
             sequencer.mesh_col.eq(self.mesh_col),
+            sequencer.written.eq(weights.written),
+            sequencer.taken.eq(issue.go),
+            sequencer.begun.eq(issue.go & op.first),
+            sequencer.restart.eq(fetch.started),
+            weights.freed.eq(sequencer.freed),
+            weights.read.eq(issue.go & ~op.restore),
+            weights.position.eq(op.position),
+            issue.valid.eq(sequencer.valid),
+            issue.operation.eq(op),
+            issue.eligible.eq(sequencer.eligible),
+            issue.starved.eq(sequencer.starved),
             issue.need_loads.eq(sequencer.need_loads),
             issue.need_stores.eq(sequencer.need_stores),
-            issue.row_available.eq(weights.available),
             issue.restart.eq(fetch.started),
-            weights.read.eq(issue.go),
-            weights.rewind.eq(op.rewind),
-            weights.discard.eq(op.discard),
             issue.epilogue_ready.eq(epilogue.ready),
             issue.epilogue_access.eq(epilogue.access),
             issue.epilogue_address.eq(epilogue.access_address),
+            issue.sum_done.eq(epilogue.sum_done),
             issue.layer_done.eq(epilogue.layer_done),
             epilogue.begin.eq(issue.go & op.first),
             epilogue.sum_ends.eq(issue.go & op.last),
-            epilogue.operation.eq(op),
-            epilogue.scratch.eq(sequencer.scratch),
-            epilogue.pixels.eq(sequencer.pixels),
+            epilogue.finish.eq(op.finish),
             epilogue.restart.eq(fetch.started),
             fetch.parameters_free.eq(parameters.free),
             parameters.take.eq(fetch.parameters_taken),
@@ -132,10 +142,10 @@ class Chip(wiring.Component):
             parameters.value.eq(fetch.parameter),
             parameters.give_back.eq(epilogue.release_parameters),
             parameters.restart.eq(fetch.started),
-            parameters.scale_set.eq(epilogue.slot4.parameters),
-            parameters.scale_lane.eq(epilogue.slot4.lane),
-            parameters.bias_set.eq(epilogue.slot5.parameters),
-            parameters.bias_lane.eq(epilogue.slot5.lane),
+            parameters.scale_set.eq(epilogue.scale_lookup.parameters),
+            parameters.scale_lane.eq(epilogue.scale_lookup.lane),
+            parameters.bias_set.eq(epilogue.bias_lookup.parameters),
+            parameters.bias_lane.eq(epilogue.bias_lookup.lane),
         ]
 
     def _connect_transfers(self, m, fetch, issue, load, store, port, memory) -> None:
@@ -173,10 +183,10 @@ class Chip(wiring.Component):
         m.d.comb += [
             port.mac_enable.eq(issue.mac_enable),
             port.mac_address.eq(issue.mac_address),
-            port.read.eq(epilogue.slot5.preload | (epilogue.slot5.valid & epilogue.slot5.bypass)),
-            port.read_address.eq(epilogue.slot5.read_address),
-            port.write.eq(epilogue.slot8.valid),
-            port.write_address.eq(epilogue.slot8.write_address),
+            port.read.eq(epilogue.read.valid & epilogue.read.bypass),
+            port.read_address.eq(epilogue.read.bypass_address),
+            port.write.eq(epilogue.write.valid),
+            port.write_address.eq(epilogue.write.write_address),
             memory.mac_enable.eq(issue.mac_enable),
             memory.mac_address.eq(issue.mac_address),
             memory.enable.eq(port.enable),
@@ -197,33 +207,29 @@ class Chip(wiring.Component):
         self, m, platform, issue, epilogue, weights, parameters, load, port, memory, distribution
     ) -> None:
         config = self.config
+        weight_row = Signal(config.lanes)
+        m.d.comb += weight_row.eq(weights.row | issue.restore.replicate(config.lanes))
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
-                tile = instantiate(
-                    m,
-                    platform,
-                    f"tile{i}_{j}",
-                    Tile,
-                    lanes=config.lanes,
-                    format=format_by_name(config.format),
-                )
+                tile = instantiate(m, platform, f"tile{i}_{j}", Tile, config=config)
+                control = tile.control
                 m.d.comb += [
                     distribution.pixels[i][j].eq(memory.mac_data[i][j]),
                     tile.x.eq(distribution.x[i][j]),
-                    tile.weights.eq(weights.row),
-                    tile.accumulate.eq(issue.accumulate),
-                    tile.swap.eq(issue.swap),
                     tile.restore.eq(issue.restore),
-                    tile.control.lane.eq(epilogue.slot4.lane),
-                    tile.control.use_scale.eq(epilogue.slot5.scale),
-                    tile.control.scale.eq(parameters.scale),
-                    tile.control.use_bias.eq(epilogue.slot6.bias),
-                    tile.control.bias.eq(parameters.bias),
-                    tile.control.use_bypass.eq(epilogue.slot7.bypass),
-                    tile.control.relu.eq(epilogue.slot7.relu),
-                    tile.control.preload.eq(epilogue.slot7.preload),
-                    tile.control.preload_lane.eq(epilogue.slot7.lane),
-                    tile.true.eq(epilogue.slot7.rows[i] & epilogue.slot7.cols[j]),
+                    tile.weights.eq(weight_row),
+                    tile.enable.eq(issue.enable),
+                    tile.ends.eq(issue.ends),
+                    control.lane.eq(epilogue.select.lane),
+                    control.use_scale.eq(epilogue.multiply.scale),
+                    control.scale.eq(parameters.scale),
+                    control.use_bias.eq(epilogue.bias.bias),
+                    control.bias.eq(parameters.bias),
+                    control.use_bypass.eq(epilogue.bypass.bypass),
+                    control.relu.eq(epilogue.bypass.relu),
+                    control.partial.eq(epilogue.store.partial),
+                    control.part.eq(epilogue.store.part),
+                    tile.true.eq(epilogue.bypass.rows[i] & epilogue.bypass.cols[j]),
                     tile.read_data.eq(memory.read_data[i][j]),
                     memory.write_data[i][j].eq(Mux(port.from_load, load.word, tile.result)),
                 ]

@@ -51,7 +51,7 @@ class Fetch(wiring.Component):
                 "parameter_write": Out(1),
                 "parameter_bias": Out(1),
                 "parameter_lane": Out(lane_bits(config.lanes)),
-                "parameter": Out(config.word_width),
+                "parameter": Out(config.parameter_width),
                 "parameters_free": In(1),
                 "parameters_taken": Out(1),
                 "idle": In(1),
@@ -193,7 +193,7 @@ class Fetch(wiring.Component):
                 pass
 
             m.d.comb += [
-                self.parameter.eq(low),
+                self.parameter.eq(program.payload[: self._config.parameter_width]),
                 self.rows.payload.eq(program.payload[: self._config.lanes]),
                 self.receiving_conv.eq(fsm.ongoing("CONVS") | self.convs.valid),
                 self.busy.eq(configured | ~fsm.ongoing("HEADER")),

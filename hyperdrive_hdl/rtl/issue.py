@@ -1,31 +1,32 @@
-"""Issue: starts each MAC operation in the first cycle in which everything that it needs is there."""
+"""Issue: starts each MAC operation in the first turn in which everything that it needs is there."""
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..config import ChipConfig
-from .layouts import ADDRESS_BITS, FENCE_BITS, OperationLayout
+from ..latencies import ISSUE_TO_TERM
+from .layouts import ADDRESS_BITS, FENCE_BITS, OperationLayout, number_bits
 
 
 class Issue(wiring.Component):
     """Gates the operations and delays their control to the stages of the array.
 
     An operation waits for its weight row; for its bank, where the epilogue accesses it in the same cycle;
-    at a sum's end, for the epilogue to have taken the sum before; at a layer's start, for the fences and
-    for the layer before to be complete in memory. Nothing stalls after issue.
+    for a stored partial sum to be in memory; at a sum's end, for the epilogue to have taken the sum before;
+    at a layer's start, for the fences and for the layer before to be complete in memory. One that waits has
+    its next turn P cycles later. Nothing stalls after issue.
 
     =======  ==========================================================
     stage    work
     =======  ==========================================================
-    0        ``go``: an operation issues; the weight buffer moves on
+    0        ``go``: an operation issues
     1        feature-map memory and weight buffer are addressed
     2        pixels through the data distribution
-    3        the TPUs take the term (``accumulate``)
-    4        after a sum's last term: it moves aside (``swap``)
+    3        the tiles take the term (``enable``)
     =======  ==========================================================
 
     Parameters
@@ -34,31 +35,35 @@ class Issue(wiring.Component):
 
     Members
     -------
-    operations : from ``Sequencer``
+    valid, operation, eligible, starved : from ``Sequencer``
     go : the operation at hand issues in this cycle
-    row_available : weight buffer
+    waits_for_row : it would, but for its weight row
     epilogue_ready : a sum may end now
     epilogue_access, epilogue_address : its memory access in the next cycle
+    sum_done : the oldest sum not yet in memory is written
     need_loads, need_stores, loads_done, stores_done : fences
     layer_done : the layer in progress is complete
     computing : a layer is in progress
     layer : layers completed since ``restart``
     mac_enable, mac_address : stage 1
     up, down, left, right : stage 2
-    accumulate, swap, restore : stages 3 and 4
+    enable, restore, ends : stage 3: lanes that take the term; it is a stored partial sum; it is the sum's last
     """
 
     def __init__(self, *, config: ChipConfig):
         self._config = config
         super().__init__(
             {
-                "operations": In(stream.Signature(OperationLayout(config))),
+                "valid": In(1),
+                "operation": In(OperationLayout(config)),
+                "eligible": In(1),
+                "starved": In(1),
                 "go": Out(1),
-                "row_available": In(1),
-                "starved": Out(1),
+                "waits_for_row": Out(1),
                 "epilogue_ready": In(1),
                 "epilogue_access": In(1),
                 "epilogue_address": In(ADDRESS_BITS),
+                "sum_done": In(1),
                 "need_loads": In(FENCE_BITS),
                 "need_stores": In(FENCE_BITS),
                 "loads_done": In(FENCE_BITS),
@@ -73,70 +78,85 @@ class Issue(wiring.Component):
                 "down": Out(1),
                 "left": Out(1),
                 "right": Out(1),
-                "accumulate": Out(1),
-                "swap": Out(1),
+                "enable": Out(config.lanes),
                 "restore": Out(1),
+                "ends": Out(1),
             }
         )
 
     @property
     def latency(self) -> int:
-        """Cycles from ``go`` to ``accumulate``."""
-        return 3
+        """Cycles from ``go`` to ``enable``."""
+        return ISSUE_TO_TERM
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        op = self.operations.p
+        op = self.operation
         bank = slice(ceil_log2(self._config.fmm_bank_depth), ADDRESS_BITS)
 
         in_layer = Signal()
-        may_begin = Signal()
+        parity = Signal(init=1)  # of the layer in progress
+        begins = Signal()
+        ended = Signal(number_bits(self._config))  # number of the next sum to end
+        stored = Signal(number_bits(self._config))  # and of the next to be in memory
+        before = Signal(number_bits(self._config))  # sums begun before this one and not in memory
+        in_order = Signal()
         conflict = Signal()
         allowed = Signal()
         m.d.comb += [
-            may_begin.eq(
+            begins.eq(
                 (~in_layer | self.layer_done)
                 & fence_passed(self.loads_done, self.need_loads)
                 & fence_passed(self.stores_done, self.need_stores)
             ),
-            conflict.eq(self.epilogue_access & (op.address[bank] == self.epilogue_address[bank])),
-            allowed.eq(
-                self.operations.valid & (~op.first | may_begin) & (~op.last | self.epilogue_ready) & ~conflict
+            before.eq(op.number - stored),
+            in_order.eq(
+                Mux(op.first, begins, op.layer == parity)
+                & (~op.restore | (before < op.spacing))
+                & (~op.last | (self.epilogue_ready & (op.number == ended)))
             ),
-            self.go.eq(allowed & self.row_available),
-            self.starved.eq(allowed & ~self.row_available),
-            self.operations.ready.eq(self.go),
+            conflict.eq(self.epilogue_access & (op.address[bank] == self.epilogue_address[bank])),
+            allowed.eq(self.valid & in_order & ~conflict),
+            self.go.eq(allowed & self.eligible),
+            self.waits_for_row.eq(self.valid & in_order & self.starved),
             self.computing.eq(in_layer | (self.go & op.first)),
         ]
         with m.If(self.go & op.first):
-            m.d.sync += in_layer.eq(1)
+            m.d.sync += [in_layer.eq(1), parity.eq(op.layer)]
         with m.Elif(self.layer_done):
             m.d.sync += in_layer.eq(0)
-        with m.If(self.restart):
-            m.d.sync += self.layer.eq(0)
-        with m.Elif(self.layer_done):
-            m.d.sync += self.layer.eq(self.layer + 1)
+        m.d.sync += [
+            ended.eq(ended + (self.go & op.last)),
+            stored.eq(stored + self.sum_done),
+            self.layer.eq(Mux(self.restart, 0, self.layer + self.layer_done)),
+        ]
 
         # Control follows its operation down the pipeline.
         window = [Signal(4, name=f"window{stage}") for stage in (1, 2)]
-        going = [Signal(name=f"going{stage}") for stage in (1, 2, 3)]
-        ending = [Signal(name=f"ending{stage}") for stage in (1, 2, 3, 4)]
-        restoring = [Signal(name=f"restoring{stage}") for stage in (1, 2, 3, 4)]
+        going = [Signal(name=f"going{stage}") for stage in (1, 2)]
+        ending = [Signal(name=f"ending{stage}") for stage in (1, 2, 3)]
+        restoring = [Signal(name=f"restoring{stage}") for stage in (1, 2, 3)]
+        complete = [Signal(name=f"complete{stage}") for stage in (1, 2)]
+        lane = [Signal.like(op.lane, name=f"lane{stage}") for stage in (1, 2)]
         m.d.sync += [
             self.mac_address.eq(op.address),
             window[0].eq(Cat(op.up, op.down, op.left, op.right)),
             going[0].eq(self.go),
             ending[0].eq(self.go & op.last),
-            restoring[0].eq(op.restore),
+            restoring[0].eq(self.go & op.restore),
+            complete[0].eq(op.complete),
+            lane[0].eq(op.lane),
         ]
-        for stages in (window, going, ending, restoring):
+        for stages in (window, going, ending, restoring, complete, lane):
             m.d.sync += [later.eq(earlier) for earlier, later in pairwise(stages)]
+        for k in range(self._config.lanes):
+            own = complete[1] & (lane[1] == k)
+            m.d.sync += self.enable[k].eq(going[1] & (~restoring[1] | own))
         m.d.comb += [
             self.mac_enable.eq(going[0]),
             Cat(self.up, self.down, self.left, self.right).eq(window[1]),
-            self.accumulate.eq(going[2]),
-            self.swap.eq(ending[3]),
-            self.restore.eq(restoring[3]),
+            self.restore.eq(restoring[2]),
+            self.ends.eq(ending[2]),
         ]
         return m
 

@@ -5,10 +5,14 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import bits_for
 
 from .. import isa
+from ..arith.formats import format_by_name
 from ..config import ChipConfig
+from ..latencies import latencies
 
 ADDRESS_BITS = 16
 FENCE_BITS = 16  # absolute instruction counts, modulo 2^16
+ROW_BITS = 16  # weight rows, counted modulo 2^16: four of the largest weight buffers
+BLOCK_BITS = 3  # blocks of weight rows in use, one per sum in turn and the next, told apart
 
 
 def _descriptor(layout: tuple, fences: tuple[str, str]) -> data.StructLayout:
@@ -34,20 +38,97 @@ def lane_bits(lanes: int) -> int:
     return bits_for(max(1, lanes - 1))
 
 
-class OperationLayout(data.StructLayout):
-    """One MAC operation of the whole array, and at a sum's last term all that its epilogue needs.
+def number_bits(config: ChipConfig) -> int:
+    """Bits of a sum's number: sums that are begun and not yet in memory are told apart."""
+    return bits_for(2 * (config.sums_in_turn + latencies(config).write + 2))
 
-    address, up, down, left, right : the local pixel word, and to which neighbour the tap's window moves
-    rewind, discard : weight buffer: last row of a pass that is replayed; a row that is not needed again
-    first : of its layer
-    last : of its sum; the fields below are valid with it
+
+class FinishLayout(data.StructLayout):
+    """What the epilogue has to know of a finished sum.
+
     result, bypass_address : tile-local addresses of lane 0's result and bypass words
     lanes : output FMs in this block
     partial : the sums are stored as they are, to be continued
     scale, bias, bypass, relu : steps of the epilogue
-    restore, preload : the next sum starts from a stored partial sum; so does the one after it
+    paced : other sums of the layer have a bypass; the reads of those must not meet the writes of this one
     block_last, layer_last : of the parameters' block of output FMs, of the layer
     rows, cols : which tile rows and columns have a true pixel here
+    """
+
+    def __init__(self, config: ChipConfig):
+        super().__init__(
+            {
+                "result": ADDRESS_BITS,
+                "bypass_address": ADDRESS_BITS,
+                "lanes": bits_for(config.lanes),
+                "partial": 1,
+                "scale": 1,
+                "bias": 1,
+                "bypass": 1,
+                "relu": 1,
+                "paced": 1,
+                "block_last": 1,
+                "layer_last": 1,
+                "rows": config.tile_rows,
+                "cols": config.tile_cols,
+            }
+        )
+
+
+class SumLayout(data.StructLayout):
+    """One sum of all tiles: a pixel, in a block of output FMs, over a block of input channels.
+
+    row_offsets, col_offsets : words to the input pixels before, at and after the present one, wrapped
+    above, below, left, right : the taps there fall into the neighbouring tile
+    kernel3 : all of them are taps, or only the middle one
+    channel, channels : address of the first channel in pixel 0, and how many there are
+    row, position : number of the first weight row, and its place in the ring
+    block : of weight rows, counted
+    frees : rows are not needed again after this sum
+    number : of the sum, counted
+    restore, stored : it starts from a stored partial sum at that address
+    spacing : so many sums later comes the one that continues this one; the largest number stands for more
+    first : of its layer
+    layer : toggles from layer to layer
+    finish : for the epilogue
+    """
+
+    def __init__(self, config: ChipConfig):
+        offsets = data.ArrayLayout(ADDRESS_BITS, 3)
+        super().__init__(
+            {
+                "row_offsets": offsets,
+                "col_offsets": offsets,
+                "above": 1,
+                "below": 1,
+                "left": 1,
+                "right": 1,
+                "kernel3": 1,
+                "channel": ADDRESS_BITS,
+                "channels": 16,
+                "row": ROW_BITS,
+                "position": range(config.wbuf_depth),
+                "block": BLOCK_BITS,
+                "frees": 1,
+                "number": number_bits(config),
+                "restore": 1,
+                "stored": ADDRESS_BITS,
+                "spacing": number_bits(config),
+                "first": 1,
+                "layer": 1,
+                "finish": FinishLayout(config),
+            }
+        )
+
+
+class OperationLayout(data.StructLayout):
+    """One operation of the whole array: a term of a sum, or a lane's stored partial sum, read as its first.
+
+    address, up, down, left, right : the local pixel word, and to which neighbour the tap's window moves
+    restore, lane, complete : part of a stored partial sum, its lane, and that it is the last part
+    row, position : the weight row, as in ``SumLayout``; of a restoring operation, the sum's first
+    last : of its sum; ``finish`` is valid with it
+    block, frees, number, spacing, first, layer, finish : of its sum, see there
     """
 
     def __init__(self, config: ChipConfig):
@@ -58,24 +139,19 @@ class OperationLayout(data.StructLayout):
                 "down": 1,
                 "left": 1,
                 "right": 1,
-                "rewind": 1,
-                "discard": 1,
-                "first": 1,
-                "last": 1,
-                "result": ADDRESS_BITS,
-                "bypass_address": ADDRESS_BITS,
-                "lanes": bits_for(config.lanes),
-                "partial": 1,
-                "scale": 1,
-                "bias": 1,
-                "bypass": 1,
-                "relu": 1,
                 "restore": 1,
-                "preload": 1,
-                "block_last": 1,
-                "layer_last": 1,
-                "rows": config.tile_rows,
-                "cols": config.tile_cols,
+                "lane": lane_bits(config.lanes),
+                "complete": 1,
+                "row": ROW_BITS,
+                "position": range(config.wbuf_depth),
+                "last": 1,
+                "block": BLOCK_BITS,
+                "frees": 1,
+                "number": number_bits(config),
+                "spacing": number_bits(config),
+                "first": 1,
+                "layer": 1,
+                "finish": FinishLayout(config),
             }
         )
 
@@ -84,24 +160,32 @@ class EpilogueSlotLayout(data.StructLayout):
     """One lane of one pixel on its way through the epilogue of all tiles."""
 
     def __init__(self, config: ChipConfig):
+        format = format_by_name(config.format)
         super().__init__(
             {
-                "valid": 1,  # a sum goes through and is written
-                "preload": 1,  # or a stored partial sum is read
+                "valid": 1,
                 "lane": lane_bits(config.lanes),
+                "part": range(max(2, format.words_per_sum)),  # of a partial sum
                 "write_address": ADDRESS_BITS,
-                "read_address": ADDRESS_BITS,  # of the bypass or the partial sum
+                "bypass_address": ADDRESS_BITS,
+                "partial": 1,
                 "scale": 1,
                 "bias": 1,
                 "bypass": 1,
                 "relu": 1,
-                "parameters": 1,  # which set
+                "parameters": range(parameter_sets(config)),  # which set
                 "release_parameters": 1,
+                "sum_last": 1,
                 "layer_last": 1,
                 "rows": config.tile_rows,
                 "cols": config.tile_cols,
             }
         )
+
+
+def parameter_sets(config: ChipConfig) -> int:
+    """Blocks of output FMs whose scales and biases are held: one per sum in turn, and the next."""
+    return config.sums_in_turn + 1
 
 
 def words(config: ChipConfig) -> In:

@@ -1,6 +1,6 @@
-"""Scales and biases of two blocks of output FMs: one in use by the epilogue, one arriving."""
+"""Scales and biases of some blocks of output FMs: in use by the epilogue, or arriving."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -9,7 +9,7 @@ from .layouts import lane_bits
 
 
 class ParameterBuffer(wiring.Component):
-    """Two sets of K scales and K biases, taken and released in turn.
+    """Sets of K scales and K biases, taken and released in turn.
 
     ``scale`` and ``bias`` are valid one cycle after their set and lane. A set is counted as in use from
     ``take`` to ``give_back``.
@@ -18,6 +18,7 @@ class ParameterBuffer(wiring.Component):
     ----------
     lanes : K
     width : bits of a parameter
+    sets : how many
 
     Members
     -------
@@ -30,10 +31,11 @@ class ParameterBuffer(wiring.Component):
     restart : forget all sets
     """
 
-    def __init__(self, *, lanes: int, width: int):
+    def __init__(self, *, lanes: int, width: int, sets: int):
         self._lanes = lanes
         self._width = width
-        lane = lane_bits(lanes)
+        self._sets = sets
+        lane, set = lane_bits(lanes), range(sets)
         super().__init__(
             {
                 "take": In(1),
@@ -42,9 +44,9 @@ class ParameterBuffer(wiring.Component):
                 "write_lane": In(lane),
                 "value": In(width),
                 "free": Out(1),
-                "scale_set": In(1),
+                "scale_set": In(set),
                 "scale_lane": In(lane),
-                "bias_set": In(1),
+                "bias_set": In(set),
                 "bias_lane": In(lane),
                 "scale": Out(width),
                 "bias": Out(width),
@@ -60,16 +62,20 @@ class ParameterBuffer(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        used = Signal(range(3))
-        written_set = Signal()  # toggles with each set taken; the epilogue counts the same way
-        m.d.comb += self.free.eq(used != 2)
+        used = Signal(range(self._sets + 1))
+        next_set = Signal(range(self._sets))  # the epilogue counts the same way
+        written_set = Signal(range(self._sets))
+        m.d.comb += self.free.eq(used != self._sets)
         m.d.sync += used.eq(used + self.take - self.give_back)
         with m.If(self.take):
-            m.d.sync += written_set.eq(~written_set)
+            m.d.sync += [
+                written_set.eq(next_set),
+                next_set.eq(Mux(next_set == self._sets - 1, 0, next_set + 1)),
+            ]
         with m.If(self.restart):
-            m.d.sync += [used.eq(0), written_set.eq(0)]
+            m.d.sync += [used.eq(0), next_set.eq(0)]
 
-        depth = 2 << len(self.write_lane)
+        depth = self._sets << len(self.write_lane)
         for name, bias, read_set, read_lane, value in (
             ("scales", 0, self.scale_set, self.scale_lane, self.scale),
             ("biases", 1, self.bias_set, self.bias_lane, self.bias),
@@ -78,7 +84,7 @@ class ParameterBuffer(wiring.Component):
             write_port = memory.write_port()
             read_port = memory.read_port()
             m.d.comb += [
-                write_port.addr.eq(Cat(self.write_lane, ~written_set)),
+                write_port.addr.eq(Cat(self.write_lane, written_set)),
                 write_port.data.eq(self.value),
                 write_port.en.eq(self.write & (self.write_bias == bias)),
                 read_port.addr.eq(Cat(read_lane, read_set)),

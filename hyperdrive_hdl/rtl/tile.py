@@ -1,118 +1,170 @@
 """Tile: K TPUs that share one input pixel, and the epilogue for their sums."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from ..arith import hardware
-from ..arith.formats import Format
+from ..arith.formats import Format, format_by_name
+from ..config import ChipConfig
+from ..latencies import EXACT_TERM_STAGES, latencies
 from .hierarchy import instantiate
 from .layouts import lane_bits
-from .tpu import TPU
+from .registers import delayed
+from .tpu import TPU, ExactTPU
 
 
 class EpilogueSignature(wiring.Signature):
     """Control and parameters of the epilogue, the same for every tile, each in the cycle of its stage.
 
     lane : select stage, the lane whose held sum enters
-    use_scale, scale : multiply stage
-    use_bias, bias : bias stage
-    use_bypass, relu : bypass stage
-    preload, preload_lane : bypass stage, the ``bypass`` word is a partial sum for that lane
+    scale, bias : first multiply stage, first bias stage
+    use_scale, use_bias, use_bypass, relu : last multiply, bias, bypass stage, twice
+    partial, part : stage before ``write``, the sum is stored as it is, and which part of it
     """
 
-    def __init__(self, *, lanes: int, format: Format):
+    def __init__(self, *, config: ChipConfig):
+        format = format_by_name(config.format)
         super().__init__(
             {
-                "lane": Out(lane_bits(lanes)),
+                "lane": Out(lane_bits(config.lanes)),
                 "use_scale": Out(1),
-                "scale": Out(format.width),
+                "scale": Out(format.scales.width),
                 "use_bias": Out(1),
-                "bias": Out(format.width),
+                "bias": Out(format.sums.width),
                 "use_bypass": Out(1),
                 "relu": Out(1),
-                "preload": Out(1),
-                "preload_lane": Out(lane_bits(lanes)),
+                "partial": Out(1),
+                "part": Out(range(max(2, format.words_per_sum))),
             }
         )
+
+
+class HeldSum(data.StructLayout):
+    """A lane's finished sum: a word, or an exact integer with what infinities were met (``ExactTPU``)."""
+
+    def __init__(self, config: ChipConfig):
+        format = format_by_name(config.format)
+        if config.accumulator == "exact":
+            width = hardware.exact_width(format, config.wbuf_depth)
+            super().__init__({"total": width, "plus": 1, "minus": 1, "weight": 1})
+        else:
+            super().__init__({"word": format.sums.width})
 
 
 class TileEpilogue(wiring.Component):
     """One finished sum per cycle through scale, bias, bypass and ReLU: a multiplier and two adders.
 
-    Every step is optional and rounds once (README: How it works). No back-pressure.
-
-    ======  ==========================================================
-    stage   work
-    ======  ==========================================================
-    0       select the held sum of ``lane``
-    1       multiply by ``scale``
-    2       add ``bias``; ``bypass`` comes from memory
-    3       add the bypass, ReLU, zero where the pixel is not ``true``
-    4       ``result`` is valid
-    ======  ==========================================================
+    Every step is optional and rounds once (README: How it works). No back-pressure. Stages, from
+    latencies.py: select the held sum of ``lane``; complete an exact sum and round it; multiply by the scale;
+    add the bias; add the bypass, ReLU, and zero where the pixel is not ``true``; narrow to the format of the
+    feature maps.
 
     Parameters
     ----------
-    lanes : K
-    format : number format
+    config : the chip
 
     Members
     -------
     held : the TPUs' finished sums
+    common, last_term : exact sums only: what all lanes' totals are too large by; twice the last term
     control : ``EpilogueSignature``
-    bypass : word of the bypass map, at stage 3
-    true : the pixel lies inside the map, at stage 3
-    result : finished word
+    bypass : word of the bypass map, at the first bypass stage
+    true : the pixel lies inside the map, at the last bypass stage
+    result : finished word, at the write stage
     """
 
-    def __init__(self, *, lanes: int, format: Format):
-        self._format = format
-        super().__init__(
-            {
-                "held": In(format.width).array(lanes),
-                "control": In(EpilogueSignature(lanes=lanes, format=format)),
-                "bypass": In(format.width),
-                "true": In(1),
-                "result": Out(format.width),
-            }
-        )
+    def __init__(self, *, config: ChipConfig):
+        self._config = config
+        self._format = format = format_by_name(config.format)
+        members = {
+            "held": In(HeldSum(config)).array(config.lanes),
+            "control": In(EpilogueSignature(config=config)),
+            "bypass": In(format.width),
+            "true": In(1),
+            "result": Out(format.width),
+        }
+        if config.accumulator == "exact":
+            width = hardware.exact_width(format, config.wbuf_depth)
+            members |= {"common": In(width), "last_term": In(width)}
+        super().__init__(members)
 
     @property
     def latency(self) -> int:
         """Cycles from ``lane`` to ``result``."""
-        return 4
+        at = latencies(self._config)
+        return at.write - at.select
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        control = self.control
-        width = self._format.width
-        selected = Signal(width, reset_less=True)
-        scaled = Signal(width, reset_less=True)
-        biased = Signal(width, reset_less=True)
-        multiplier = instantiate(m, platform, "multiplier", hardware.multiplier_kind(self._format))
-        bias_adder = instantiate(m, platform, "bias_adder", hardware.adder_kind(self._format))
-        bypass_adder = instantiate(m, platform, "bypass_adder", hardware.adder_kind(self._format))
+        control, format = self.control, self._format
+        units = self._config.adder_latency
+        selected = Signal(HeldSum(self._config), reset_less=True)
+        m.d.sync += selected.eq(Array(self.held)[control.lane])
 
-        m.d.comb += [
-            multiplier.a.eq(selected),
-            multiplier.b.eq(control.scale),
-            bias_adder.a.eq(scaled),
-            bias_adder.b.eq(control.bias),
-            bypass_adder.a.eq(biased),
-            bypass_adder.b.eq(self.bypass),
-        ]
-        summed = Signal(width)
-        m.d.comb += summed.eq(Mux(control.use_bypass, bypass_adder.result, biased))
-        rectified = Mux(control.relu, hardware.relu(summed, self._format), summed)
+        def unit(name: str, kind, a: Value, b: Value) -> Value:
+            """The result of one of the units."""
+            component = instantiate(m, platform, name, kind(format, stages=units))
+            m.d.comb += [component.a.eq(a), component.b.eq(b)]
+            return component.result
 
-        m.d.sync += [
-            selected.eq(Array(self.held)[control.lane]),
-            scaled.eq(Mux(control.use_scale, multiplier.result, selected)),
-            biased.eq(Mux(control.use_bias, bias_adder.result, scaled)),
-            self.result.eq(Mux(self.true, rectified, hardware.zero(self._format))),
-        ]
+        def chosen(name: str, use: Value, result: Value, otherwise: Value) -> Signal:
+            word = Signal(format.sums.width, name=name, reset_less=True)
+            m.d.sync += word.eq(Mux(use, result, delayed(m, otherwise, units - 1, name=f"{name}_past")))
+            return word
+
+        exact = self._config.accumulator == "exact"
+        summed = self._rounded(m, platform, selected) if exact else selected.word
+        product = unit("multiplier", hardware.multiplier_kind, summed, control.scale)
+        scaled = chosen("scaled", control.use_scale, product, summed)
+        sum_with_bias = unit("bias_adder", hardware.adder_kind, scaled, control.bias)
+        biased = chosen("biased", control.use_bias, sum_with_bias, scaled)
+        bypass = hardware.widen(m, format, self.bypass, name="wide_bypass")
+        sum_with_bypass = unit("bypass_adder", hardware.adder_kind, biased, bypass)
+
+        finished = Signal(format.sums.width)
+        past = delayed(m, biased, units - 1, name="biased_past")
+        m.d.comb += finished.eq(Mux(control.use_bypass, sum_with_bypass, past))
+        rectified = Mux(control.relu, hardware.relu(finished, format), finished)
+        true = Mux(self.true, rectified, hardware.zero(format.sums))
+        if format.sums is format:
+            m.d.sync += self.result.eq(true)
+        else:
+            word = Signal(format.sums.width, reset_less=True)
+            m.d.sync += word.eq(true)
+            narrow = hardware.narrow(m, format, word, name="narrow")
+            padded = Cat(word, hardware.zero(format).replicate(format.words_per_sum))
+            part = padded.word_select(control.part, format.width)
+            m.d.sync += self.result.eq(Mux(control.partial, part, narrow))
         return m
+
+    def _rounded(self, m: Module, platform, selected) -> Value:
+        """The word nearest to an exact sum."""
+        width = len(self.common)
+        # What to subtract from a lane, by its last weight; registered with the lane's total, before the next
+        # sum may end.
+        by_weight = [Signal(width, name=f"common_{w}", reset_less=True) for w in ("minus", "plus")]
+        complete = Signal(width, reset_less=True)
+        plus = Signal(reset_less=True)
+        minus = Signal(reset_less=True)
+        stages = self._config.adder_latency
+        rounder = instantiate(
+            m,
+            platform,
+            "rounder",
+            hardware.rounder_kind(self._format, terms=self._config.wbuf_depth, stages=stages),
+        )
+        word = Signal(self._format.sums.width, reset_less=True)
+        m.d.sync += [
+            by_weight[0].eq(self.common + self.last_term),
+            by_weight[1].eq(self.common),
+            complete.eq(selected.total - Mux(selected.weight, by_weight[1], by_weight[0])),
+            plus.eq(selected.plus),
+            minus.eq(selected.minus),
+            word.eq(rounder.result),
+        ]
+        m.d.comb += [rounder.total.eq(complete), rounder.plus.eq(plus), rounder.minus.eq(minus)]
+        return word
 
 
 class Tile(wiring.Component):
@@ -120,56 +172,122 @@ class Tile(wiring.Component):
 
     Parameters
     ----------
-    lanes : K
-    format : number format
+    config : the chip
 
     Members
     -------
-    x : input pixel
-    weights : K bits
-    accumulate, swap, restore : to every ``TPU``
+    x : input pixel, or a part of a stored partial sum, low part first
+    restore : x completes a stored partial sum, which is the term
+    weights : K bits; ones for a stored partial sum
+    enable : K bits, lanes that take the term
+    ends : it is the last one of the sum
     control, true, result : of ``TileEpilogue``
-    read_data : the tile's word from memory, at the epilogue's stage 2: bypass, or a stored partial sum
+    read_data : the tile's word from memory, the cycle after it was read: the bypass
     """
 
-    def __init__(self, *, lanes: int, format: Format):
-        self._lanes = lanes
-        self._format = format
+    def __init__(self, *, config: ChipConfig):
+        self._config = config
+        self._format = format = format_by_name(config.format)
         super().__init__(
             {
                 "x": In(format.width),
-                "weights": In(lanes),
-                "accumulate": In(1),
-                "swap": In(1),
                 "restore": In(1),
-                "control": In(EpilogueSignature(lanes=lanes, format=format)),
+                "weights": In(config.lanes),
+                "enable": In(config.lanes),
+                "ends": In(1),
+                "control": In(EpilogueSignature(config=config)),
                 "read_data": In(format.width),
                 "true": In(1),
                 "result": Out(format.width),
             }
         )
 
+    @property
+    def latency(self) -> int:
+        """Cycles from a term to the held sum that contains it."""
+        return latencies(self._config).accumulate
+
     def elaborate(self, platform) -> Module:
         m = Module()
-        read = Signal(self._format.width, reset_less=True)
-        m.d.sync += read.eq(self.read_data)
-        epilogue = instantiate(m, platform, "epilogue", TileEpilogue, lanes=self._lanes, format=self._format)
+        config, format = self._config, self._format
+        epilogue = instantiate(m, platform, "epilogue", TileEpilogue, config=config)
         connect(m, wiring.flipped(self.control), epilogue.control)
         m.d.comb += [
-            epilogue.bypass.eq(read),
+            epilogue.bypass.eq(
+                delayed(m, self.read_data, latencies(config).bypass_wait, name="bypass_word")
+            ),
             epilogue.true.eq(self.true),
             self.result.eq(epilogue.result),
         ]
-        for k in range(self._lanes):
-            tpu = instantiate(m, platform, f"tpu{k}", TPU, format=self._format)
-            m.d.comb += [
-                tpu.x.eq(self.x),
-                tpu.weight.eq(self.weights[k]),
-                tpu.accumulate.eq(self.accumulate),
-                tpu.swap.eq(self.swap),
-                tpu.restore.eq(self.restore),
-                tpu.preload.eq(self.control.preload & (self.control.preload_lane == k)),
-                tpu.stored.eq(read),
-                epilogue.held[k].eq(tpu.held),
-            ]
+        term = Signal(format.sums.width)
+        word = hardware.widen(m, format, self.x, name="wide_x")
+        if format.words_per_sum > 1:
+            word = Mux(self.restore, self._restored(m), word)
+        m.d.comb += term.eq(word)
+        if config.accumulator == "exact":
+            self._exact_lanes(m, platform, term, epilogue)
+        else:
+            self._lanes(m, platform, term, epilogue)
         return m
+
+    def _restored(self, m: Module) -> Value:
+        """A stored partial sum, x being its last part."""
+        bits = (self._format.words_per_sum - 1) * self._format.width
+        turns = [  # one for each sum in turn, in a ring
+            Signal(bits, name=f"parts{i}", reset_less=True) for i in range(self._config.sums_in_turn)
+        ]
+        whole = Cat(turns[0], self.x)
+        after = Mux(self.restore, whole[self._format.width :], turns[0])
+        m.d.sync += [place.eq(value) for place, value in zip(turns, [*turns[1:], after], strict=True)]
+        return whole
+
+    def _lanes(self, m: Module, platform, term: Value, epilogue) -> None:
+        stages = self._config.adder_latency
+        ends = delayed(m, self.ends, stages if stages > 1 else 0, name="ends", init=0)
+        for k in range(self._config.lanes):
+            tpu = instantiate(m, platform, f"tpu{k}", TPU, format=self._format, stages=stages)
+            m.d.comb += [
+                tpu.x.eq(term),
+                tpu.weight.eq(self.weights[k]),
+                tpu.enable.eq(self.enable[k]),
+                tpu.ends.eq(ends),
+                epilogue.held[k].word.eq(tpu.held),
+            ]
+
+    def _exact_lanes(self, m: Module, platform, term: Value, epilogue) -> None:
+        width = hardware.exact_width(self._format, self._config.wbuf_depth)
+        converter = instantiate(
+            m,
+            platform,
+            "converter",
+            hardware.term_kind(self._format, terms=self._config.wbuf_depth, stages=EXACT_TERM_STAGES),
+        )
+        m.d.comb += converter.x.eq(term)
+        weights = delayed(m, self.weights, EXACT_TERM_STAGES, name="weights")
+        enable = delayed(m, self.enable, EXACT_TERM_STAGES, name="enable", init=0)
+        ends = delayed(m, self.ends, EXACT_TERM_STAGES, name="ends", init=0)
+        restore = delayed(m, self.restore, EXACT_TERM_STAGES, name="restore")
+
+        # What all lanes have in common: every term once, but for stored partial sums.
+        common = Signal(width)
+        with_term = Signal(width)
+        twice = Signal(width)
+        m.d.comb += [with_term.eq(common + converter.term), twice.eq(converter.term << 1)]
+        with m.If(ends):
+            m.d.sync += [common.eq(0), epilogue.common.eq(with_term), epilogue.last_term.eq(twice)]
+        with m.Elif(enable[0] & ~restore):
+            m.d.sync += common.eq(with_term)
+        for k in range(self._config.lanes):
+            tpu = instantiate(m, platform, f"tpu{k}", ExactTPU, width=width)
+            m.d.comb += [
+                tpu.term.eq(Mux(restore, converter.term, twice)),
+                tpu.plus.eq(converter.plus),
+                tpu.minus.eq(converter.minus),
+                tpu.weight.eq(weights[k]),
+                tpu.enable.eq(enable[k]),
+                tpu.ends.eq(ends),
+                epilogue.held[k].total.eq(tpu.held),
+                epilogue.held[k].plus.eq(tpu.held_plus),
+                epilogue.held[k].minus.eq(tpu.held_minus),
+                epilogue.held[k].weight.eq(tpu.held_weight),
+            ]

@@ -1,6 +1,6 @@
 """Tile processing unit: one accumulator with an adder/subtractor (paper figure 2)."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,72 +12,148 @@ from .hierarchy import instantiate
 class TPU(wiring.Component):
     """Sums ``weight ? x : -x``, one rounded addition per cycle, and moves finished sums aside.
 
-    A sum ends with ``swap``, in the cycle after its last term: the sum moves to ``held`` and the next one
-    starts from +0, or with ``restore`` from what ``held`` contained (a stored partial sum put there by
-    ``preload``). The first term of the next sum may come in that same cycle, so sums follow each other
-    without a gap; the epilogue has until the next ``swap`` to read ``held``.
+    A sum ends with ``ends``: it goes to ``held`` and the next one starts from +0, so sums follow each other
+    without a gap and without a multiplexer in the adder's loop. The epilogue has until the next ``ends`` to
+    read ``held``. A stored partial sum is a sum's first term: 0 + p = p, since no sum is ever -0.
 
-    Latency 1, one term per cycle, no back-pressure.
+    With an adder of P stages, P independent sums go in turn, the adder's registers being their accumulators:
+    the sum to which a term is added comes round every P cycles. A cycle without a term adds -0, which
+    changes no sum.
 
-    ===========  =====  ==================================================================
-    cycle        acc    event
-    ===========  =====  ==================================================================
-    t            a      ``accumulate``: last term x of the sum
-    t+1          a+x    ``swap``, and ``accumulate`` with the first term y of the next sum
-    t+2          0+y    ``held`` = a+x
-    ===========  =====  ==================================================================
+    One term per cycle, no back-pressure. ``latency`` cycles after a term, the accumulator contains it:
+
+    ======  ==================================================  ============================================
+    stages  latency                                             ``ends``
+    ======  ==================================================  ============================================
+    1       1                                                   with the sum's last term
+    P       P + 1: operands are registered, close to the adder  P cycles after the last term was given
+    ======  ==================================================  ============================================
 
     Parameters
     ----------
-    format : number format of the sums
+    format : number format of the feature maps
+    stages : of the adder, P
 
     Members
     -------
-    x : the tile's input pixel
+    x : the tile's input pixel, a word of ``format.sums``
     weight : 1 adds x, 0 subtracts it
-    accumulate : x and weight are a term
-    swap, restore : as above
-    preload, stored : write ``stored`` to ``held`` (never together with ``swap``)
+    enable : x is a term of this lane's sum
+    ends : the sum that leaves the adder now is complete
     held : the last finished sum
     """
 
-    def __init__(self, *, format: Format):
+    def __init__(self, *, format: Format, stages: int = 1):
         self._format = format
+        self._stages = stages
+        width = format.sums.width
+        super().__init__(
+            {"x": In(width), "weight": In(1), "enable": In(1), "ends": In(1), "held": Out(width)}
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a term to the accumulator, or ``held``, that contains it."""
+        return 1 if self._stages == 1 else self._stages + 1
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        adder = instantiate(
+            m, platform, "adder", hardware.adder_kind(self._format, stages=self._stages)
+        )
+        acc = Signal(self._format.sums.width)
+        m.d.comb += adder.a.eq(acc)
+        if self._stages == 1:
+            m.d.comb += [adder.b.eq(self.x), adder.subtract.eq(~self.weight)]
+            with m.If(self.enable):
+                m.d.sync += acc.eq(adder.result)
+        else:
+            x = Signal(self._format.sums.width, reset_less=True)
+            subtract = Signal(reset_less=True)
+            m.d.sync += [
+                x.eq(Mux(self.enable, self.x, 0)),
+                subtract.eq(~(self.enable & self.weight)),
+                acc.eq(adder.result),
+            ]
+            m.d.comb += [adder.b.eq(x), adder.subtract.eq(subtract)]
+        with m.If(self.ends):
+            m.d.sync += [acc.eq(0), self.held.eq(adder.result)]
+        return m
+
+
+class ExactTPU(wiring.Component):
+    """Sums the integers of the terms with weight +1 exactly; nothing is rounded here.
+
+    The tile turns x into an integer once and sums all of them, in S. As w x = 2 [w = +1] x - x, a lane's sum
+    over both weights is ``held`` - S if it is given 2x: the weight is no more than the accumulator's clock
+    enable, and the lane an integer adder. Sums may wrap round; the difference does not. The last term is
+    added whatever its weight is, so that ``held`` needs no multiplexer; the tile takes it back once, for
+    lanes with ``held_weight`` 0.
+
+    Latency 1, one term per cycle, no back-pressure.
+
+    Parameters
+    ----------
+    width : bits of the sums
+
+    Members
+    -------
+    term : 2x, or a stored partial sum
+    plus, minus : the term is +infinity, -infinity; both: it is NaN
+    weight : 1 adds the term, 0 subtracts it
+    enable : it is one of this lane's sum
+    ends : it is the last
+    held, held_plus, held_minus : the last finished sum; infinite terms, of either sign, were among it
+    held_weight : weight of its last term
+    """
+
+    def __init__(self, *, width: int):
+        self._width = width
         super().__init__(
             {
-                "x": In(format.width),
+                "term": In(signed(width)),
+                "plus": In(1),
+                "minus": In(1),
                 "weight": In(1),
-                "accumulate": In(1),
-                "swap": In(1),
-                "restore": In(1),
-                "preload": In(1),
-                "stored": In(format.width),
-                "held": Out(format.width),
+                "enable": In(1),
+                "ends": In(1),
+                "held": Out(signed(width)),
+                "held_plus": Out(1),
+                "held_minus": Out(1),
+                "held_weight": Out(1),
             }
         )
 
     @property
     def latency(self) -> int:
-        """Cycles from a term to the accumulator that contains it."""
+        """Cycles from a term to the accumulator, or ``held``, that contains it."""
         return 1
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        adder = instantiate(m, platform, "adder", hardware.adder_kind(self._format))
-        acc = Signal(self._format.width)  # with a reset: the first sum starts from it, without a swap before
-        start = Mux(self.restore, self.held, hardware.zero(self._format))
-
+        acc = Signal(signed(self._width))
+        total = Signal(signed(self._width))
+        plus = Signal()
+        minus = Signal()
+        any_plus = Signal()
+        any_minus = Signal()
         m.d.comb += [
-            adder.a.eq(Mux(self.swap, start, acc)),
-            adder.b.eq(self.x),
-            adder.subtract.eq(~self.weight),
+            total.eq(acc + self.term),
+            any_plus.eq(plus | Mux(self.weight, self.plus, self.minus)),
+            any_minus.eq(minus | Mux(self.weight, self.minus, self.plus)),
         ]
-        with m.If(self.accumulate):
-            m.d.sync += acc.eq(adder.result)
-        with m.Elif(self.swap):
-            m.d.sync += acc.eq(start)
-        with m.If(self.swap):
-            m.d.sync += self.held.eq(acc)
-        with m.Elif(self.preload):
-            m.d.sync += self.held.eq(self.stored)
+        with m.If(self.enable):
+            m.d.sync += [plus.eq(any_plus), minus.eq(any_minus)]
+        with m.If(self.enable & self.weight):
+            m.d.sync += acc.eq(total)
+        with m.If(self.ends):
+            m.d.sync += [
+                acc.eq(0),
+                plus.eq(0),
+                minus.eq(0),
+                self.held.eq(total),
+                self.held_plus.eq(any_plus),
+                self.held_minus.eq(any_minus),
+                self.held_weight.eq(self.weight),
+            ]
         return m

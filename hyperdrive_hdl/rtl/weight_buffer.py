@@ -4,9 +4,9 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from .hierarchy import instantiate
+from .layouts import ROW_BITS
 
 
 class WeightRows(wiring.Component):
@@ -63,12 +63,11 @@ class WeightRows(wiring.Component):
 
 
 class WeightBuffer(wiring.Component):
-    """A ring of rows: a block of rows is read in passes, one pass per pixel, and freed in the last pass.
+    """A ring of rows, written in order as they stream in; whoever reads it says which row, and what is freed.
 
-    A row can be read in the cycle after it was written, so the first pass runs as the rows stream in; rows
-    not in use take in the next block's ahead of time (paper section IV). Reads are in order: each ``read``
-    takes the next row of the pass; with ``rewind`` it is the pass's last and the next read starts the block
-    again; with ``discard`` the row is freed as it is read.
+    Rows are counted, modulo 2^16. A row can be read in the cycle after it was written, so the first pass of a
+    block runs as its rows stream in; rows that are freed take in the next block's ahead of time (paper section
+    IV). ``Sequencer`` replays a block once per pixel, and several of them at a time where sums go in turn.
 
     Latency: ``row`` is valid three cycles after ``read`` (address, array, output register). One row in and
     one row out per cycle. ``write`` has back-pressure: it is not ready while every row is in use.
@@ -81,10 +80,10 @@ class WeightBuffer(wiring.Component):
     Members
     -------
     write : stream of rows
-    available : the next row of the pass is there
-    read, rewind, discard : as above; ``read`` only while ``available``
+    written : rows written so far
+    freed : rows that are not needed any more
+    read, position : a row is read: its place in the ring, its number modulo ``depth``
     row : the row read
-    empty : no row is in use
     """
 
     def __init__(self, *, depth: int, lanes: int):
@@ -97,12 +96,11 @@ class WeightBuffer(wiring.Component):
         super().__init__(
             {
                 "write": In(stream.Signature(lanes)),
-                "available": Out(1),
+                "written": Out(ROW_BITS),
+                "freed": In(ROW_BITS),
                 "read": In(1),
-                "rewind": In(1),
-                "discard": In(1),
+                "position": In(range(depth)),
                 "row": Out(lanes),
-                "empty": Out(1),
             }
         )
 
@@ -114,41 +112,25 @@ class WeightBuffer(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         rows = instantiate(m, platform, "rows", WeightRows, depth=self._depth, lanes=self._lanes)
-        bits = ceil_log2(self._depth)
-        write_row = Signal(bits)
-        base = Signal(bits)  # first row of the block being read
-        next_row = Signal(bits)
-        passed = Signal(range(self._depth + 1))  # rows of the block already read in this pass
-        filled = Signal(range(self._depth + 1))  # rows in use, from base on
-
-        def after(row):
-            return Mux(row == self._depth - 1, 0, row + 1)
-
-        written = Signal()
-        reading = Signal()
-        read_row = Signal(bits)
+        write_row = Signal(range(self._depth))
+        in_use = Signal(ROW_BITS)
         m.d.comb += [
-            self.write.ready.eq(filled != self._depth),
-            written.eq(self.write.valid & self.write.ready),
-            rows.write.eq(written),
+            in_use.eq(self.written - self.freed),
+            self.write.ready.eq(in_use != self._depth),
+            rows.write.eq(self.write.valid & self.write.ready),
             rows.write_row.eq(write_row),
             rows.write_data.eq(self.write.payload),
-            self.available.eq(passed != filled),
-            self.empty.eq(filled == 0),
         ]
-        with m.If(written):
-            m.d.sync += write_row.eq(after(write_row))
-        m.d.sync += filled.eq(filled + written - (self.read & self.discard))
+        with m.If(rows.write):
+            m.d.sync += [
+                self.written.eq(self.written + 1),
+                write_row.eq(Mux(write_row == self._depth - 1, 0, write_row + 1)),
+            ]
 
-        with m.If(self.read):
-            with m.If(self.discard):
-                m.d.sync += [base.eq(after(base)), next_row.eq(after(base))]
-            with m.Elif(self.rewind):
-                m.d.sync += [next_row.eq(base), passed.eq(0)]
-            with m.Else():
-                m.d.sync += [next_row.eq(after(next_row)), passed.eq(passed + 1)]
-
-        # Address and row are registered on both sides of the array.
-        m.d.sync += [read_row.eq(next_row), reading.eq(self.read), self.row.eq(rows.read_data)]
-        m.d.comb += [rows.read_row.eq(read_row), rows.read.eq(reading)]
+        # Position and row are registered on both sides of the array.
+        m.d.sync += [
+            rows.read.eq(self.read),
+            rows.read_row.eq(self.position),
+            self.row.eq(rows.read_data),
+        ]
         return m

@@ -15,7 +15,7 @@ from .top import SimulationTop
 TOP = "simulation_top"
 # Modules that stay functions of their own: repeated often, with registered outputs only, so that no path
 # leads through one back into another and one evaluation per cycle is enough. All else is flattened.
-KEPT_MODULES = ("tpu", "tile_epilogue")
+KEPT_MODULES = ("tpu", "exact_tpu", "tile_epilogue")
 
 _SCRIPT = f"""
 read_rtlil {TOP}.il
@@ -25,6 +25,8 @@ setattr -mod -set keep_hierarchy 1 {" ".join(KEPT_MODULES)}
 proc
 flatten
 opt
+splitnets -driver
+clean -purge
 splitnets -driver
 clean -purge
 write_cxxrtl {{debug}} -noflatten -header {TOP}.cc

@@ -1,0 +1,92 @@
+"""Where the chip's pipeline has its stages: one place for the RTL that builds it and the model that times it.
+
+An operation issues in cycle 0. A finished sum goes down the epilogue lane by lane, in slots; a slot's stages
+are counted from the cycle in which it goes.
+"""
+
+from dataclasses import dataclass
+
+from .arith.formats import format_by_name
+from .config import ChipConfig
+
+ISSUE_TO_ACCESS = 1  # from an operation to its memory access
+ISSUE_TO_TERM = 3  # to the term at the tiles: memory, then distribution
+EXACT_TERM_STAGES = 2  # from a term to the integer that the exact accumulators take
+PARAMETER_LOOKUP = 1  # from a lane to its scale or bias
+MEMORY_READ = 1
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Stages of an epilogue slot, and cycles of what leads to it.
+
+    accumulate : cycles from a term at the tile to the held sum that contains it
+    select : a lane's held sum is selected
+    exact : the exact sum is completed and rounded, ``exact_stages`` of them; ``multiply`` where there are none
+    multiply, bias, bypass : the sum enters the multiplier and the two adders, ``unit_stages`` each
+    store : the word is narrowed to the format of the feature maps; ``write`` where that takes no stage
+    read : the bypass is read, an odd number of stages before ``write``: slots with a bypass go in every second
+        cycle, and the memory has one port
+    write : the result is written
+    """
+
+    accumulate: int
+    select: int
+    exact: int
+    exact_stages: int
+    multiply: int
+    unit_stages: int
+    bias: int
+    bypass: int
+    store: int
+    read: int
+    write: int
+
+    @property
+    def release(self) -> int:
+        """Stage in which a set of parameters has been used."""
+        return self.bias
+
+    @property
+    def done(self) -> int:
+        """Stage in which ``layer_done`` tells that a layer's last word is in memory."""
+        return self.write + 1
+
+    @property
+    def bypass_wait(self) -> int:
+        """Cycles that a bypass word waits for its sum after it came from memory."""
+        return self.bypass - self.read - MEMORY_READ
+
+
+def latencies(config: ChipConfig) -> Latencies:
+    """The stages of a chip."""
+    format = format_by_name(config.format)
+    units = config.adder_latency
+    exact = config.accumulator == "exact"
+    if exact:
+        accumulate = EXACT_TERM_STAGES + 1
+    else:
+        accumulate = 1 if units == 1 else units + 1  # rtl/tpu.py
+    exact_stages = 1 + units if exact else 0  # the subtraction of what all lanes share, and the rounder
+    select = ISSUE_TO_TERM + accumulate - 1
+    multiply = select + 1 + exact_stages
+    bias = multiply + units
+    bypass = bias + units
+    store = bypass + units
+    write = store + (format.sums is not format)
+    read = bypass - MEMORY_READ - 1
+    if (write - read) % 2 == 0:
+        read -= 1
+    return Latencies(
+        accumulate=accumulate,
+        select=select,
+        exact=select + 1,
+        exact_stages=exact_stages,
+        multiply=multiply,
+        unit_stages=units,
+        bias=bias,
+        bypass=bypass,
+        store=store,
+        read=read,
+        write=write,
+    )

@@ -1,0 +1,276 @@
+"""Walks a layer's sums: group, block of output FMs, block of input channels, pixel of the tile."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+from ..arith.formats import format_by_name
+from ..config import ChipConfig
+from .axes import TapAxis, TruePixels
+from .hierarchy import instantiate
+from .layouts import (
+    ADDRESS_BITS,
+    BLOCK_BITS,
+    CONV_DESCRIPTOR,
+    FENCE_BITS,
+    ROW_BITS,
+    SumLayout,
+    number_bits,
+)
+
+
+class SumWalker(wiring.Component):
+    """One sum after another, up to one per cycle, in the order of the numerics (README: Numbers).
+
+    The next layer's descriptor is taken when the last sum of a layer is out and its first operation has
+    issued, so that the fences are those of the layer that waits.
+
+    Parameters
+    ----------
+    config : the chip
+
+    Members
+    -------
+    layers : descriptors, from ``Fetch``
+    sums : to ``TermWalker``
+    begun : a layer's first operation issues
+    need_loads, need_stores : fences of the layer that begins next
+    mesh_row, mesh_col : the chip's position
+    active : sums of a layer are still to come
+    """
+
+    def __init__(self, *, config: ChipConfig):
+        self._config = config
+        super().__init__(
+            {
+                "layers": In(stream.Signature(CONV_DESCRIPTOR)),
+                "sums": Out(stream.Signature(SumLayout(config))),
+                "begun": In(1),
+                "need_loads": Out(FENCE_BITS),
+                "need_stores": Out(FENCE_BITS),
+                "mesh_row": In(8),
+                "mesh_col": In(8),
+                "active": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        layer = Signal(CONV_DESCRIPTOR, reset_less=True)
+        starting = Signal()  # the cycle after a descriptor came: counters are set
+        walking = Signal()
+        waiting = Signal()  # for the layer's begin
+        step = Signal()  # the sum at the counters moves into the output register
+        last = Signal()  # it is the layer's last
+        sums = self.sums
+
+        m.d.comb += [
+            step.eq(walking & (~sums.valid | sums.ready)),
+            self.layers.ready.eq(~starting & ~walking & ~waiting),
+            self.active.eq(starting | walking | sums.valid),
+            self.need_loads.eq(layer.need_loads),
+            self.need_stores.eq(layer.need_stores),
+        ]
+        m.d.sync += starting.eq(self.layers.valid & self.layers.ready)
+        with m.If(self.layers.valid & self.layers.ready):
+            m.d.sync += [layer.eq(self.layers.payload), waiting.eq(1)]
+        with m.Elif(self.begun):
+            m.d.sync += waiting.eq(0)
+        with m.If(starting):
+            m.d.sync += walking.eq(1)
+        with m.Elif(step & last):
+            m.d.sync += walking.eq(0)
+
+        sum = Signal(SumLayout(self._config))
+        self._walk(m, platform, layer, starting, step, sum, last)
+        with m.If(sums.ready):
+            m.d.sync += sums.valid.eq(0)
+        with m.If(step):
+            m.d.sync += [sums.valid.eq(1), sums.p.eq(sum)]
+        return m
+
+    def _walk(self, m: Module, platform, layer, starting, step, sum, last) -> None:
+        """The loop counters, which count down, and what goes with them."""
+        lanes_of_chip = self._config.lanes
+        partial_words = lanes_of_chip * format_by_name(self._config.format).words_per_sum
+        pixels = Signal(16)
+        row = Signal(8)
+        col = Signal(8)
+        in_blocks = Signal(16)
+        out_blocks = Signal(16)
+        groups = Signal(16)
+        first = Signal()
+        resumed = Signal()  # not the first block of input channels
+        channel = Signal(16)  # address of the block's first channel, in pixel 0
+        group_channel = Signal(16)  # and of the group's
+        channels = Signal(16)
+        pixel_offset = Signal(16)
+        lane_offset = Signal(16)
+        scratch_offset = Signal(16)
+        lanes = Signal(bits_for(lanes_of_chip))
+        # Kept from layer to layer:
+        weight_row = Signal(ROW_BITS)
+        position = Signal(range(self._config.wbuf_depth))
+        block = Signal(BLOCK_BITS)
+        number = Signal(number_bits(self._config))
+        parity = Signal()
+
+        end_row = Signal()
+        end_pass = Signal()  # over the tile's pixels
+        end_block = Signal()  # of output FMs
+        end_group = Signal()
+        m.d.comb += [
+            channels.eq(Mux(in_blocks == 0, layer.last_channels, layer.block_channels)),
+            lanes.eq(Mux(out_blocks == 0, layer.last_lanes, lanes_of_chip)),
+            end_row.eq(col == layer.tile_w - 1),
+            end_pass.eq(pixels == 0),
+            end_block.eq(end_pass & (in_blocks == 0)),
+            end_group.eq(end_block & (out_blocks == 0)),
+            last.eq(end_group & (groups == 0)),
+        ]
+
+        # Weight rows.
+        rows = Signal(16)
+        ahead = Signal(range(2 * self._config.wbuf_depth))
+        m.d.comb += [
+            rows.eq(Mux(layer.kernel3, (channels << 3) + channels, channels)),
+            ahead.eq(position + rows),
+        ]
+        with m.If(step):
+            m.d.sync += number.eq(number + 1)
+            with m.If(end_pass):
+                m.d.sync += [
+                    weight_row.eq(weight_row + rows),
+                    position.eq(
+                        Mux(ahead >= self._config.wbuf_depth, ahead - self._config.wbuf_depth, ahead)
+                    ),
+                    block.eq(block + 1),
+                ]
+            with m.If(last):
+                m.d.sync += parity.eq(~parity)
+
+        # Channels.
+        next_group = Signal(16)
+        m.d.comb += next_group.eq(group_channel + layer.group_channels)
+        with m.If(starting):
+            m.d.sync += [
+                channel.eq(layer.in_base),
+                group_channel.eq(layer.in_base),
+                in_blocks.eq(layer.in_blocks - 1),
+                out_blocks.eq(layer.out_blocks - 1),
+                groups.eq(layer.groups - 1),
+                lane_offset.eq(0),
+                first.eq(1),
+                resumed.eq(0),
+            ]
+        with m.Elif(step):
+            m.d.sync += first.eq(0)
+            with m.If(end_pass):
+                m.d.sync += [
+                    channel.eq(channel + channels),
+                    in_blocks.eq(in_blocks - 1),
+                    resumed.eq(1),
+                ]
+            with m.If(end_block):
+                m.d.sync += [
+                    channel.eq(group_channel),
+                    in_blocks.eq(layer.in_blocks - 1),
+                    resumed.eq(0),
+                    lane_offset.eq(lane_offset + lanes),
+                    out_blocks.eq(out_blocks - 1),
+                ]
+            with m.If(end_group):
+                m.d.sync += [
+                    channel.eq(next_group),
+                    group_channel.eq(next_group),
+                    out_blocks.eq(layer.out_blocks - 1),
+                    groups.eq(groups - 1),
+                ]
+
+        # Pixels.
+        tap_rows = instantiate(m, platform, "rows", TapAxis)
+        tap_cols = instantiate(m, platform, "cols", TapAxis)
+        m.d.comb += [
+            tap_rows.step.eq(layer.in_row_stride),
+            tap_rows.last.eq(layer.in_last_row),
+            tap_rows.stride2.eq(layer.stride2),
+            tap_rows.restart.eq(starting | (step & end_pass)),
+            tap_rows.advance.eq(step & end_row),
+            tap_cols.step.eq(layer.in_channels),
+            tap_cols.last.eq(layer.in_last_col),
+            tap_cols.stride2.eq(layer.stride2),
+            tap_cols.restart.eq(tap_rows.restart | tap_rows.advance),
+            tap_cols.advance.eq(step),
+        ]
+        with m.If(tap_rows.restart):
+            m.d.sync += [
+                pixels.eq(layer.pixels - 1),
+                row.eq(0),
+                col.eq(0),
+                pixel_offset.eq(0),
+                scratch_offset.eq(0),
+            ]
+        with m.Elif(step):
+            m.d.sync += [
+                pixels.eq(pixels - 1),
+                pixel_offset.eq(pixel_offset + layer.out_channels),
+                scratch_offset.eq(scratch_offset + partial_words),
+                col.eq(Mux(end_row, 0, col + 1)),
+                row.eq(row + end_row),
+            ]
+        true_rows = instantiate(m, platform, "true_rows", TruePixels, tiles=self._config.tile_rows)
+        true_cols = instantiate(m, platform, "true_cols", TruePixels, tiles=self._config.tile_cols)
+        m.d.comb += [
+            true_rows.position.eq(self.mesh_row),
+            true_rows.full.eq(layer.full_rows),
+            true_rows.rest.eq(layer.rest_rows),
+            true_rows.pixel.eq(row),
+            true_cols.position.eq(self.mesh_col),
+            true_cols.full.eq(layer.full_cols),
+            true_cols.rest.eq(layer.rest_cols),
+            true_cols.pixel.eq(col),
+        ]
+
+        stored = Signal(ADDRESS_BITS)
+        word_offset = Signal(16)
+        more = Signal()  # blocks of input channels follow
+        many = (1 << len(sum.spacing)) - 1
+        finish = sum.finish
+        m.d.comb += [
+            stored.eq(layer.scratch_base + scratch_offset),
+            word_offset.eq(pixel_offset + lane_offset),
+            more.eq(in_blocks != 0),
+            sum.row_offsets.as_value().eq(Cat(tap_rows.previous, tap_rows.at, tap_rows.following)),
+            sum.col_offsets.as_value().eq(Cat(tap_cols.previous, tap_cols.at, tap_cols.following)),
+            sum.above.eq(tap_rows.previous_wraps),
+            sum.below.eq(tap_rows.following_wraps),
+            sum.left.eq(tap_cols.previous_wraps),
+            sum.right.eq(tap_cols.following_wraps),
+            sum.kernel3.eq(layer.kernel3),
+            sum.channel.eq(channel),
+            sum.channels.eq(channels),
+            sum.row.eq(weight_row),
+            sum.position.eq(position),
+            sum.block.eq(block),
+            sum.frees.eq(end_pass),
+            sum.number.eq(number),
+            sum.restore.eq(resumed),
+            sum.stored.eq(stored),
+            sum.spacing.eq(Mux(layer.pixels > many, many, layer.pixels)),
+            sum.first.eq(first),
+            sum.layer.eq(parity),
+            finish.result.eq(Mux(more, stored, layer.out_base + word_offset)),
+            finish.bypass_address.eq(layer.bypass_base + word_offset),
+            finish.lanes.eq(lanes),
+            finish.partial.eq(more),
+            finish.scale.eq(layer.scale & ~more),
+            finish.bias.eq(layer.bias & ~more),
+            finish.bypass.eq(layer.bypass & ~more),
+            finish.relu.eq(layer.relu & ~more),
+            finish.paced.eq(layer.bypass),
+            finish.block_last.eq(end_block),
+            finish.layer_last.eq(last),
+            finish.rows.eq(true_rows.true),
+            finish.cols.eq(true_cols.true),
+        ]

@@ -1,0 +1,250 @@
+"""Walks the terms of as many sums as go in turn, and gives one operation of the array at a time."""
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..arith.formats import format_by_name
+from ..config import ChipConfig
+from .layouts import BLOCK_BITS, ROW_BITS, OperationLayout, SumLayout, lane_bits
+
+
+class _Walk(data.StructLayout):
+    """One sum's loop counters: filter tap (raster), input channel; before them a stored partial sum.
+
+    busy : there is a sum
+    first : its first operation is to come
+    channels : input channels still to come under this tap
+    dy, dx : 0, 1, 2: before, at, after the pixel
+    channel : address of the present channel, in pixel 0
+    row, position : of the next term's weights
+    restoring, lane, part, stored : stored partial sums are read; which lane's, which part, its address
+    """
+
+    def __init__(self, config: ChipConfig):
+        parts = format_by_name(config.format).words_per_sum
+        super().__init__(
+            {
+                "busy": 1,
+                "first": 1,
+                "channels": 16,
+                "dy": 2,
+                "dx": 2,
+                "channel": 16,
+                "row": ROW_BITS,
+                "position": range(config.wbuf_depth),
+                "restoring": 1,
+                "lane": lane_bits(config.lanes),
+                "part": range(max(2, parts)),
+                "stored": 16,
+                "sum": SumLayout(config),
+            }
+        )
+
+
+class TermWalker(wiring.Component):
+    """P sums in turn, each with its own loop counters; cycle by cycle another one has its turn.
+
+    All registers of a sum go round a ring of P places, so that the logic is there once. A sum's turn comes
+    every P cycles; then its operation is offered, and if it is ``taken`` the next one follows. Sums are begun
+    and ended in order. Of the sums that use one block of weight rows, none overtakes the one before, so that
+    rows can be freed as the block's last sum uses them.
+
+    Parameters
+    ----------
+    config : the chip
+
+    Members
+    -------
+    sums : from ``SumWalker``
+    valid, operation : the operation whose turn it is
+    taken : it issues
+    written : rows that the weight buffer has received so far
+    starved : the operation lacks its weight row, and nothing that is told from here
+    eligible : it has its row, or needs none, and may not come before another sum's
+    freed : rows that are not needed any more
+    active : there are operations still to come
+    restart : turns and sums are counted from here
+    """
+
+    def __init__(self, *, config: ChipConfig):
+        self._config = config
+        super().__init__(
+            {
+                "sums": In(stream.Signature(SumLayout(config))),
+                "valid": Out(1),
+                "operation": Out(OperationLayout(config)),
+                "taken": In(1),
+                "written": In(ROW_BITS),
+                "eligible": Out(1),
+                "starved": Out(1),
+                "freed": Out(ROW_BITS),
+                "active": Out(1),
+                "restart": In(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        turns = self._config.sums_in_turn
+        walks = [Signal(_Walk(self._config), name=f"walk{i}") for i in range(turns)]
+        valids = [Signal(name=f"valid{i}") for i in range(turns)]
+        ops = [
+            Signal(OperationLayout(self._config), name=f"operation{i}", reset_less=True)
+            for i in range(turns)
+        ]
+        walk, op, valid = walks[0], ops[0], valids[0]  # whose turn it is
+        next_walk = Signal(_Walk(self._config))
+        next_op = Signal(OperationLayout(self._config))
+        next_valid = Signal()
+        for ring, entry in ((walks, next_walk), (ops, next_op), (valids, next_valid)):
+            m.d.sync += [place.eq(value) for place, value in zip(ring, [*ring[1:], entry], strict=True)]
+
+        step = Signal()  # the operation at the counters moves into the operation's place
+        ends = Signal()  # it is the sum's last
+        m.d.comb += [
+            self.valid.eq(valid),
+            self.operation.eq(op),
+            step.eq(walk.busy & (~valid | self.taken)),
+            next_valid.eq(step | (valid & ~self.taken)),
+            next_op.eq(op),
+            self.active.eq(sum((place.busy for place in walks), 0) + sum(valids, 0) != 0),
+        ]
+        with m.If(step):
+            m.d.comb += self._operation(next_op, walk)
+        self._advance(m, walk, next_walk, step, ends)
+        self._take(m, walk, next_walk, step & ends)
+        self._order(m, valid, op, valids[-1], ops[-1])
+        self._free(m, valid, op)
+        return m
+
+    def _operation(self, op, walk) -> list:
+        """The operation at a sum's counters."""
+        sum = walk.sum
+        row_offset = Array(sum.row_offsets)[walk.dy]
+        col_offset = Array(sum.col_offsets)[walk.dx]
+        parts = format_by_name(self._config.format).words_per_sum
+        return [
+            op.address.eq(Mux(walk.restoring, walk.stored, walk.channel + row_offset + col_offset)),
+            op.up.eq(~walk.restoring & (walk.dy == 0) & sum.above),
+            op.down.eq(~walk.restoring & (walk.dy == 2) & sum.below),
+            op.left.eq(~walk.restoring & (walk.dx == 0) & sum.left),
+            op.right.eq(~walk.restoring & (walk.dx == 2) & sum.right),
+            op.restore.eq(walk.restoring),
+            op.lane.eq(walk.lane),
+            op.complete.eq(walk.part == parts - 1),
+            op.row.eq(walk.row),
+            op.position.eq(walk.position),
+            op.last.eq(self._last_term(walk)),
+            op.block.eq(sum.block),
+            op.frees.eq(sum.frees),
+            op.number.eq(sum.number),
+            op.spacing.eq(sum.spacing),
+            op.first.eq(sum.first & walk.first),
+            op.layer.eq(sum.layer),
+            op.finish.eq(sum.finish),
+        ]
+
+    @staticmethod
+    def _last_tap(walk):
+        return Mux(walk.sum.kernel3, 2, 1)
+
+    def _last_term(self, walk):
+        last_tap = self._last_tap(walk)
+        return ~walk.restoring & (walk.channels == 0) & (walk.dx == last_tap) & (walk.dy == last_tap)
+
+    def _advance(self, m: Module, walk, next_walk, step, ends) -> None:
+        """The counters after the operation at them has moved on."""
+        parts = format_by_name(self._config.format).words_per_sum
+        sum = walk.sum
+        m.d.comb += [next_walk.eq(walk), ends.eq(self._last_term(walk))]
+        with m.If(step):
+            m.d.comb += next_walk.first.eq(0)
+        with m.If(step & walk.restoring):
+            last_part = walk.part == parts - 1
+            m.d.comb += [
+                next_walk.stored.eq(walk.stored + 1),
+                next_walk.part.eq(Mux(last_part, 0, walk.part + 1)),
+                next_walk.lane.eq(walk.lane + last_part),
+                next_walk.restoring.eq(~(last_part & (walk.lane == sum.finish.lanes - 1))),
+            ]
+        with m.Elif(step):
+            m.d.comb += [
+                next_walk.row.eq(walk.row + 1),
+                next_walk.position.eq(
+                    Mux(walk.position == self._config.wbuf_depth - 1, 0, walk.position + 1)
+                ),
+                next_walk.channels.eq(walk.channels - 1),
+                next_walk.channel.eq(walk.channel + 1),
+            ]
+            with m.If(walk.channels == 0):
+                m.d.comb += [
+                    next_walk.channels.eq(sum.channels - 1),
+                    next_walk.channel.eq(sum.channel),
+                    next_walk.dx.eq(walk.dx + 1),
+                ]
+                with m.If(walk.dx == self._last_tap(walk)):
+                    m.d.comb += [next_walk.dx.eq(~sum.kernel3), next_walk.dy.eq(walk.dy + 1)]
+
+    def _take(self, m: Module, walk, next_walk, ended) -> None:
+        """The next sum, where the one at hand is out and it is this place's turn to begin one."""
+        turns = self._config.sums_in_turn
+        mine = Signal()
+        if turns > 1:
+            turn = Signal(range(turns))  # the place in front
+            next_turn = Signal(range(turns))  # that takes the next sum
+            m.d.sync += turn.eq(Mux(turn == turns - 1, 0, turn + 1))
+            m.d.comb += mine.eq(turn == next_turn)
+            with m.If(self.sums.valid & self.sums.ready):
+                m.d.sync += next_turn.eq(Mux(next_turn == turns - 1, 0, next_turn + 1))
+            with m.If(self.restart):
+                m.d.sync += [turn.eq(0), next_turn.eq(0)]
+        else:
+            m.d.comb += mine.eq(1)
+        sum = self.sums.payload
+        m.d.comb += self.sums.ready.eq(mine & (~walk.busy | ended))
+        with m.If(ended):
+            m.d.comb += next_walk.busy.eq(0)
+        with m.If(self.sums.valid & self.sums.ready):
+            m.d.comb += [
+                next_walk.busy.eq(1),
+                next_walk.first.eq(1),
+                next_walk.sum.eq(sum),
+                next_walk.channels.eq(sum.channels - 1),
+                next_walk.channel.eq(sum.channel),
+                next_walk.dy.eq(~sum.kernel3),
+                next_walk.dx.eq(~sum.kernel3),
+                next_walk.row.eq(sum.row),
+                next_walk.position.eq(sum.position),
+                next_walk.restoring.eq(sum.restore),
+                next_walk.lane.eq(0),
+                next_walk.part.eq(0),
+                next_walk.stored.eq(sum.stored),
+            ]
+
+    def _order(self, m: Module, valid, op, before_valid, before) -> None:
+        """Whether the operation has its weight row, and stays behind the sum before."""
+        ahead = Signal(ROW_BITS)  # rows written from this one on, if positive
+        m.d.comb += ahead.eq(self.written - op.row)
+        there = op.restore | (ahead.any() & ~ahead[-1])
+        if self._config.sums_in_turn > 1:
+            lead = Signal(ROW_BITS)  # of the sum before, in rows
+            predecessor = Signal()
+            ordinal = Signal.like(op.number)
+            m.d.comb += [
+                lead.eq(before.row - op.row),
+                ordinal.eq(op.number - 1),
+                predecessor.eq(before_valid & (before.number == ordinal) & (before.block == op.block)),
+            ]
+            behind = op.restore | ~predecessor | (lead.any() & ~lead[-1])
+        else:
+            behind = 1
+        m.d.comb += [self.eligible.eq(there & behind), self.starved.eq(~there)]
+
+    def _free(self, m: Module, valid, op) -> None:
+        """Rows are freed in order, by the last sum of the oldest block in use."""
+        oldest = Signal(BLOCK_BITS)
+        with m.If(valid & op.frees & (op.block == oldest)):
+            m.d.sync += self.freed.eq(op.row + (self.taken & ~op.restore))
+            with m.If(self.taken & op.last):
+                m.d.sync += oldest.eq(oldest + 1)
