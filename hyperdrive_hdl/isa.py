@@ -1,7 +1,8 @@
 """The program contract: one linear stream of packets that the compiler writes and the chip runs.
 
-A program is a sequence of words of ``ChipConfig.program_width`` bits. Everything but weight rows uses the
-low 16 bits. A packet is a header word, opcode in bits 15:13 and an operand in bits 12:0, and its body:
+A program is a sequence of words of ``ChipConfig.program_width`` bits. Weight rows use the low K bits,
+parameters as many as their format has, everything else the low 16. A packet is a header word, opcode in bits
+15:13 and an operand in bits 12:0, and its body:
 
 ========  =========================  ==========================================================
 opcode    operand                    body
@@ -18,6 +19,10 @@ HALT      0                          the chip finishes all that runs and awaits 
 After a CONV come, for each group and block of K output FMs, one PARAMS (unless the layer has neither scale
 nor bias) and, for each block of input channels, one WEIGHTS with its rows in the order tap (raster), channel.
 Lanes beyond the last output FM of a group have weight 0 and parameter 0.
+
+Where a tile has one pixel, each row is used once, and P sums in turn need rows of P blocks of output FMs at a
+time. So the rows of ``interleave`` blocks alternate, row by row, after the PARAMS of all of them; the last blocks
+of a group may be fewer. The words of a WEIGHTS packet need not be those of one block: rows are a sequence.
 
 Load, convolution and store units each run their instructions in order, beside each other. Fences are
 explicit and relative, so that a body can be streamed again unchanged: ``wait_X = n`` makes an instruction
@@ -81,12 +86,20 @@ TRANSFER_LAYOUT = (
 )
 
 CONV_LAYOUT = (
-    (("kernel3", 1), ("stride2", 1), ("relu", 1), ("scale", 1), ("bias", 1), ("bypass", 1)),
+    (
+        ("kernel3", 1),
+        ("stride2", 1),
+        ("relu", 1),
+        ("scale", 1),
+        ("bias", 1),
+        ("bypass", 1),
+        ("interleave", 3),  # blocks of output FMs whose weight rows alternate
+    ),
     (("wait_loads", 4), ("wait_stores", 4)),
     (("in_base", 16),),
     (("out_base", 16),),
     (("bypass_base", 16),),  # may equal out_base: read-add-write in place (paper section IV-A)
-    (("scratch_base", 16),),  # partial sums, K x tile_h x tile_w words; used when in_blocks > 1
+    (("scratch_base", 16),),  # partial sums, when in_blocks > 1: words_per_sum x K x tile_h x tile_w words
     (("in_channels", 16),),  # of the whole input map: words from a pixel to the next
     (("out_channels", 16),),  # of the whole output map
     (("tile_h", 8), ("tile_w", 8)),  # of the output; the input's are stride times as large
@@ -179,6 +192,7 @@ class Conv(_Body):
     scale: int
     bias: int
     bypass: int
+    interleave: int = 1
     wait_loads: int = NO_WAIT
     wait_stores: int = NO_WAIT
     in_base: int
@@ -212,6 +226,11 @@ class Conv(_Body):
     @property
     def stride(self) -> int:
         return 2 if self.stride2 else 1
+
+    def blocks_together(self) -> list[range]:
+        """Blocks of output FMs of a group whose weight rows alternate."""
+        step = self.interleave
+        return [range(b, min(b + step, self.out_blocks)) for b in range(0, self.out_blocks, step)]
 
     @property
     def has_params(self) -> bool:

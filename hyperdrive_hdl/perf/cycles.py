@@ -7,11 +7,11 @@ it timed operation by operation. tests/end_to_end compares all of it with the RT
 """
 
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
 from .. import isa
-from ..arith.formats import format_by_name
 from ..compiler.ir import ChipProgram, PlacedLayer, PlacedTransfer
 from ..config import ChipConfig
 from ..latencies import ISSUE_TO_ACCESS, latencies
@@ -155,7 +155,7 @@ class Clock:
     def take_parameters(self, words: int) -> None:
         """A PARAMS packet: its header waits for a free set."""
         header = self.fetch + 1
-        sets = self.config.sums_in_turn + 1
+        sets = 2 * self.config.sums_in_turn
         if len(self.set_releases) >= sets:
             header = max(header, self.set_releases[-sets] + 1)
         self.fetch = header + words
@@ -175,6 +175,10 @@ class Clock:
         written = in_turn(earliest)
         self.fetch = int(written[-1])
         return written
+
+    def freed(self) -> list[int]:
+        """Cycles in which the rows so far were freed."""
+        return [cycle for releases in self.row_releases for cycle in releases.tolist()]
 
     # Totals.
 
@@ -233,16 +237,13 @@ def in_turn(earliest: np.ndarray) -> np.ndarray:
 
 @dataclass(eq=False)
 class _Sum:
-    """A sum on the clock: when it was taken into the ring, and when its operations issued.
+    """A sum on the clock, the ``index``th over all layers: when its operations issued."""
 
-    ``entered`` is when its last operation took its place there, which lets the next sum in.
-    """
-
-    taken: int
-    entered: int
-    issued: np.ndarray
-    block: int
-    rows: int  # operations that use a weight row; what is before them restores partial sums
+    index: int
+    taken: int  # cycle in which it was taken into the ring
+    offered: int  # its first operation is offered there
+    entered: int  # its last one is at its place, which lets the next sum in
+    issued: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     stored: int = 0  # its last word is written
 
 
@@ -253,9 +254,10 @@ class _Convolution:
     clock: Clock
     layer: Layer
     begin: int  # the first operation may issue
+    begun: int | None = None  # it did
     ready: int = 0  # the next sum may end
     sums: list[_Sum] = field(default_factory=list)
-    reads: list[tuple[int, int, int, int]] = field(default_factory=list)  # group, in_block, pixel, lanes restored
+    reads: list[tuple[int, int, int, int]] = field(default_factory=list)  # of a sum, see ``_banks``
     accesses: list[np.ndarray] = field(default_factory=list)  # cycles of the epilogue's memory accesses
     blocked: dict[int, int] = field(default_factory=dict)  # issue cycle -> bank that the epilogue has then
 
@@ -263,34 +265,27 @@ class _Convolution:
         self.conv = self.layer.conv
         self.conflicts = has_conflict(self.conv, self.clock.config)
         self.turns = self.clock.config.sums_in_turn
-        self.parts = format_by_name(self.clock.config.format).words_per_sum
+        self.parts = self.clock.config.number_format.words_per_sum
 
     def run(self) -> None:
         conv, clock = self.conv, self.clock
         lanes = clock.config.lanes
-        last_slot = block = 0
+        last_slots = [0]
         for group in range(conv.groups):
-            for out_block in range(conv.out_blocks):
+            first_channel = group * ((conv.out_blocks - 1) * lanes + conv.last_lanes)
+            for blocks in conv.blocks_together():
+                for _ in blocks:
+                    if conv.has_params:
+                        clock.take_parameters(lanes * (conv.scale + conv.bias))
+                if len(blocks) > 1:
+                    last_slots = self._alternating(group, blocks, first_channel)
+                else:
+                    last_slots = [self._block(group, blocks.start, first_channel)]
                 if conv.has_params:
-                    clock.take_parameters(lanes * (conv.scale + conv.bias))
-                out_lanes = conv.lanes_of_block(out_block, lanes)
-                lane_offset = (
-                    group * (conv.out_blocks - 1) * lanes + group * conv.last_lanes + out_block * lanes
-                )
-                for in_block in range(conv.in_blocks):
-                    rows = conv.channels_of_block(in_block) * conv.taps
-                    written = clock.take_rows(rows)
-                    for pixel in range(conv.pixels):
-                        self.reads.append((group, in_block, pixel, out_lanes if in_block else 0))
-                        self._sum(written, block)
-                        last_slot = self._epilogue(pixel, out_lanes, lane_offset, in_block < conv.in_blocks - 1)
-                    self._free(rows)
-                    block += 1
-                if conv.has_params:
-                    clock.set_releases.append(last_slot + clock.latencies.release)
+                    clock.set_releases += [slot + clock.latencies.release for slot in last_slots]
         layer = self.layer
         layer.begin = int(self.sums[0].issued[0])
-        layer.end = last_slot + clock.latencies.done
+        layer.end = last_slots[-1] + clock.latencies.done
         layer.issued = [sum.issued for sum in self.sums]
         layer.accesses = self.accesses
         shown = self.sums[-2].taken + 1 if len(self.sums) > 1 else layer.taken + DESCRIPTOR_TO_SUM
@@ -299,73 +294,139 @@ class _Convolution:
             Traffic(layer.end, self.accesses, mac_banks(conv, clock.config), self._mac_reads)
         )
 
+    def _block(self, group: int, block: int, first_channel: int) -> int:
+        """One block of output FMs, over all blocks of input channels and pixels; its last slot."""
+        conv, clock = self.conv, self.clock
+        lanes = conv.lanes_of_block(block, clock.config.lanes)
+        offset = first_channel + block * clock.config.lanes
+        last_slot = 0
+        for in_block in range(conv.in_blocks):
+            rows = conv.channels_of_block(in_block) * conv.taps
+            written = clock.take_rows(rows)
+            free_from = clock.freeing + 1
+            before = None  # the sum that the next one may not overtake
+            for pixel in range(conv.pixels):
+                self.reads.append((group, in_block, pixel, lanes if in_block else 0))
+                before = self._sum(written, before)
+                last_slot = self._epilogue(before, pixel, lanes, offset, in_block < conv.in_blocks - 1)
+            # The last sum frees the rows, one by one, once the block is the oldest in use.
+            last = self.sums[-1]
+            clock.row_releases.append(np.maximum(last.issued[-rows:], self._turn(free_from, last)))
+            clock.freeing = int(last.issued[-1])
+        return last_slot
+
+    def _alternating(self, group: int, blocks: range, first_channel: int) -> list[int]:
+        """Blocks of output FMs whose rows alternate, with one sum each; their last slots."""
+        conv, clock = self.conv, self.clock
+        count, rows, first = len(blocks), conv.group_channels * conv.taps, len(self.sums)
+        sums = [self._begin_sum() for _ in blocks]
+        for sum in sums:
+            sum.issued = np.empty(rows, np.int64)
+            self.reads.append((group, 0, 0, 0))
+        free_from = self._turn(clock.freeing + 1, sums[-1])
+        freed = clock.freed()
+        known = len(freed)
+        banks = self._banks(first).tolist()
+        last_slots = []
+        for row, (index, sum) in product(range(rows), enumerate(sums)):
+            word = row * count + index
+            # There are as many packets as blocks, all of one length.
+            clock.fetch += 2 if word % rows == 0 else 1
+            place = known + word - clock.config.wbuf_depth
+            if place >= 0:
+                clock.fetch = max(clock.fetch, freed[place] + 1)
+            last = row == rows - 1
+            earliest = self._first_turn(sum) if row == 0 else int(sum.issued[row - 1]) + self.turns
+            if last:
+                earliest = max(earliest, self._end_turn(first + index))
+            offered = self._turn(earliest, sum)
+            there = self._turn(clock.fetch + 1, sum)
+            self.layer.starved += max(0, there - offered) // self.turns
+            before = int(sums[index - 1].issued[row]) + 1 if index else 0
+            now = self._turn(max(offered, there, before), sum)
+            while self.conflicts and self.blocked.get(now) == banks[row]:
+                now += self.turns
+            sum.issued[row] = now
+            if self.begun is None:
+                self.begun = now
+            if row == rows - 2:
+                sum.entered = now
+            if last:
+                lanes = conv.lanes_of_block(blocks[index], clock.config.lanes)
+                offset = first_channel + blocks[index] * clock.config.lanes
+                last_slots.append(self._epilogue(sum, 0, lanes, offset, partial=False))
+            if index == count - 1:
+                freed += [max(now, free_from)] * count
+        clock.row_releases.append(np.array(freed[known:]))
+        clock.freeing = int(sums[-1].issued[-1])
+        return last_slots
+
     # A sum's operations.
 
-    def _turn(self, cycle: int | np.ndarray, sum: int) -> int | np.ndarray:
-        """The first turn of a sum that is no earlier; sums are counted over all layers."""
-        return cycle + (self.clock.first_turn + sum - cycle) % self.turns
+    def _turn(self, cycle: int | np.ndarray, sum: _Sum) -> int | np.ndarray:
+        """The sum's first turn that is no earlier."""
+        return cycle + (self.clock.first_turn + sum.index - cycle) % self.turns
 
-    def _sum(self, written: np.ndarray, block: int) -> None:
-        """Issue the operations of the next sum; its weight rows are ``written`` in these cycles."""
+    def _begin_sum(self) -> _Sum:
+        """Take the next sum into the ring."""
         number, turns = len(self.sums), self.turns
-        place = self.sums[number - turns] if number >= turns else None  # which had its place in the ring before
+        place = self.sums[number - turns] if number >= turns else None  # which had its place before
         shown = self.sums[-1].taken + 1 if number else self.layer.taken + DESCRIPTOR_TO_SUM
-        taken = self._turn(max(shown, place.entered if place else 0), self.clock.sums)
-        first = max(taken + turns, int(place.issued[-1]) if place else 0)  # its first operation has its place
+        sum = _Sum(self.clock.sums, 0, 0, 0)
+        sum.taken = self._turn(max(shown, place.entered if place else 0), sum)
+        sum.entered = max(sum.taken + turns, int(place.issued[-1]) if place else 0)
+        sum.offered = sum.entered + turns
+        self.sums.append(sum)
+        self.clock.sums += 1
+        return sum
+
+    def _first_turn(self, sum: _Sum) -> int:
+        """The first operation of a sum may issue, but for its weight row or stored partial sum."""
+        return max(sum.offered, self.begin if self.begun is None else self.begun + 1)
+
+    def _end_turn(self, number: int) -> int:
+        """The last one of the layer's ``number``th sum may."""
+        return max(self.ready, int(self.sums[number - 1].issued[-1]) + 1 if number else 0)
+
+    def _sum(self, written: np.ndarray, before: _Sum | None) -> _Sum:
+        """Issue the next sum, whose weight rows are ``written`` in these cycles, and as they are used ``before``."""
+        number, rows = len(self.sums), len(written)
         restores = self.reads[-1][3] * self.parts
-        earliest = np.full(restores + len(written), first + turns, np.int64)
-        earliest[0] = max(earliest[0], int(self.sums[0].issued[0]) + 1 if number else self.begin)
+        sum = self._begin_sum()
+        earliest = np.full(restores + rows, self._first_turn(sum), np.int64)
         if restores:
             earliest[0] = max(earliest[0], self.sums[number - self.conv.pixels].stored + 1)
+        earliest[-1] = max(earliest[-1], self._end_turn(number))
         offered = earliest.copy()
-        before = self.sums[-1] if number else None
-        if before:
-            earliest[-1] = offered[-1] = max(earliest[-1], self.ready, int(before.issued[-1]) + 1)
         earliest[restores:] = np.maximum(earliest[restores:], written + 1)
-        if before and before.block == block:
-            earliest[restores:] = np.maximum(earliest[restores:], before.issued[-before.rows :] + 1)
-        issued = self._issue(self._turn(earliest, self.clock.sums))
-        self.layer.starved += self._starved(issued[restores:], written, offered[restores:], issued[:restores])
-        entered = int(issued[-2]) if len(issued) > 1 else first
-        self.sums.append(_Sum(taken, entered, issued, block, len(written)))
-        self.clock.sums += 1
+        if before:
+            earliest[restores:] = np.maximum(earliest[restores:], before.issued[-rows:] + 1)
+        sum.issued = self._issue(self._turn(earliest, sum), number)
+        if len(sum.issued) > 1:
+            sum.entered = int(sum.issued[-2])
+        if self.begun is None:
+            self.begun = int(sum.issued[0])
+        offered[1:] = np.maximum(offered[1:], sum.issued[:-1] + self.turns)
+        missed = self._turn(written + 1, sum) - self._turn(offered[restores:], sum)
+        self.layer.starved += int(np.maximum(missed, 0).sum()) // self.turns
+        return sum
 
-    def _issue(self, earliest: np.ndarray) -> np.ndarray:
+    def _issue(self, earliest: np.ndarray, number: int) -> np.ndarray:
         """Cycles in which the operations of one sum issue; ``earliest`` are turns of it."""
         if not self.conflicts:
             start = int(earliest[0])
             return start + in_turn((earliest - start) // self.turns) * self.turns
-        banks = self._banks(len(self.sums))
         times = np.empty_like(earliest)
         now = int(earliest[0]) - self.turns
-        for i, bank in enumerate(banks.tolist()):
+        for i, bank in enumerate(self._banks(number).tolist()):
             now = max(now + self.turns, int(earliest[i]))
             while self.blocked.get(now) == bank:
                 now += self.turns
             times[i] = now
         return times
 
-    def _starved(
-        self, issued: np.ndarray, written: np.ndarray, offered: np.ndarray, restoring: np.ndarray
-    ) -> int:
-        """Turns in which an operation lacks nothing but its weight row."""
-        turn = offered.copy()
-        turn[1:] = np.maximum(turn[1:], issued[:-1] + self.turns)
-        if len(restoring):
-            turn[0] = max(turn[0], int(restoring[-1]) + self.turns)
-        here = self.clock.sums
-        missed = (self._turn(written + 1, here) - self._turn(turn, here)) // self.turns
-        return int(np.maximum(missed, 0).sum())
-
-    def _free(self, rows: int) -> None:
-        """The block's last sum frees its rows, one by one, once it is the oldest block in use."""
-        clock, last = self.clock, self.sums[-1]
-        from_turn = self._turn(clock.freeing + 1, clock.sums - 1)
-        clock.row_releases.append(np.maximum(last.issued[-rows:], from_turn))
-        clock.freeing = int(last.issued[-1])
-
     def _banks(self, number: int) -> np.ndarray:
-        """Banks that the operations of a sum read."""
+        """Banks that the operations of a sum read: the partial sums of some lanes, then its terms."""
         conv, config = self.conv, self.clock.config
         group, in_block, pixel, lanes = self.reads[number]
         addresses = mac_addresses(conv, group, in_block, pixel)
@@ -381,17 +442,17 @@ class _Convolution:
 
     # Its epilogue.
 
-    def _epilogue(self, pixel: int, lanes: int, lane_offset: int, partial: bool) -> int:
-        """The slots of the sum that was issued last; the last of them."""
+    def _epilogue(self, sum: _Sum, pixel: int, lanes: int, lane_offset: int, partial: bool) -> int:
+        """The slots of a sum that has issued; the last of them."""
         conv, config, at = self.conv, self.clock.config, self.clock.latencies
-        end = int(self.sums[-1].issued[-1])
+        end = int(sum.issued[-1])
         bypass = bool(conv.bypass) and not partial
         # In layers with a bypass, slots go an odd number of cycles after the layer's begin.
-        first = end + 1 + (bool(conv.bypass) and (end - int(self.sums[0].issued[0])) % 2)
+        first = end + 1 + (bool(conv.bypass) and (end - self.begun) % 2)
         words = np.arange(lanes * self.parts if partial else lanes)
         slots = first + (2 if conv.bypass else 1) * words
         self.ready = last = int(slots[-1])
-        self.sums[-1].stored = last + at.write
+        sum.stored = last + at.write
         base = (
             conv.scratch_base + pixel * config.lanes * self.parts
             if partial

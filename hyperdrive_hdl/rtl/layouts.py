@@ -83,6 +83,7 @@ class SumLayout(data.StructLayout):
     kernel3 : all of them are taps, or only the middle one
     channel, channels : address of the first channel in pixel 0, and how many there are
     row, position : number of the first weight row, and its place in the ring
+    stride : from a row to the next; more than one where rows of several sums alternate
     block : of weight rows, counted
     frees : rows are not needed again after this sum
     number : of the sum, counted
@@ -108,6 +109,7 @@ class SumLayout(data.StructLayout):
                 "channels": 16,
                 "row": ROW_BITS,
                 "position": range(config.wbuf_depth),
+                "stride": range(config.sums_in_turn + 1),
                 "block": BLOCK_BITS,
                 "frees": 1,
                 "number": number_bits(config),
@@ -128,7 +130,7 @@ class OperationLayout(data.StructLayout):
     restore, lane, complete : part of a stored partial sum, its lane, and that it is the last part
     row, position : the weight row, as in ``SumLayout``; of a restoring operation, the sum's first
     last : of its sum; ``finish`` is valid with it
-    block, frees, number, spacing, first, layer, finish : of its sum, see there
+    stride, block, frees, number, spacing, first, layer, finish : of its sum, see there
     """
 
     def __init__(self, config: ChipConfig):
@@ -145,6 +147,7 @@ class OperationLayout(data.StructLayout):
                 "row": ROW_BITS,
                 "position": range(config.wbuf_depth),
                 "last": 1,
+                "stride": range(config.sums_in_turn + 1),
                 "block": BLOCK_BITS,
                 "frees": 1,
                 "number": number_bits(config),
@@ -184,8 +187,8 @@ class EpilogueSlotLayout(data.StructLayout):
 
 
 def parameter_sets(config: ChipConfig) -> int:
-    """Blocks of output FMs whose scales and biases are held: one per sum in turn, and the next."""
-    return config.sums_in_turn + 1
+    """Blocks of output FMs whose scales and biases are held: of the sums in turn, and as many ahead."""
+    return 2 * config.sums_in_turn
 
 
 def words(config: ChipConfig) -> In:

@@ -1,6 +1,6 @@
 """Walks a layer's sums: group, block of output FMs, block of input channels, pixel of the tile."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -130,21 +130,40 @@ class SumWalker(wiring.Component):
             last.eq(end_group & (groups == 0)),
         ]
 
-        # Weight rows.
+        # Weight rows. Those of blocks that alternate begin one after the other and are one block here.
         rows = Signal(16)
-        ahead = Signal(range(2 * self._config.wbuf_depth))
+        together = Signal(range(max(2, self._config.sums_in_turn)))  # which of the blocks that alternate
+        end_rows = Signal()
+        next_row = Signal(ROW_BITS)  # behind the blocks so far
+        next_position = Signal(range(self._config.wbuf_depth))
+        row_behind = Signal(ROW_BITS)  # and behind this one
+        position_behind = Signal(range(self._config.wbuf_depth))
+        left = Signal(16)
+        interleave = layer.interleave if self._config.sums_in_turn > 1 else Const(1)
         m.d.comb += [
             rows.eq(Mux(layer.kernel3, (channels << 3) + channels, channels)),
-            ahead.eq(position + rows),
+            left.eq(out_blocks + together + 1),
+            end_rows.eq(end_pass & ((together == interleave - 1) | (out_blocks == 0))),
+            row_behind.eq(next_row + rows),
+            position_behind.eq(self._in_ring(next_position + rows)),
+            sum.row.eq(weight_row + together),
+            sum.position.eq(self._in_ring(position + together)),
+            sum.stride.eq(Mux(left < interleave, left, interleave)),
+            sum.frees.eq(end_rows),
         ]
         with m.If(step):
             m.d.sync += number.eq(number + 1)
             with m.If(end_pass):
                 m.d.sync += [
-                    weight_row.eq(weight_row + rows),
-                    position.eq(
-                        Mux(ahead >= self._config.wbuf_depth, ahead - self._config.wbuf_depth, ahead)
-                    ),
+                    next_row.eq(row_behind),
+                    next_position.eq(position_behind),
+                    together.eq(together + 1),
+                ]
+            with m.If(end_rows):
+                m.d.sync += [
+                    weight_row.eq(row_behind),
+                    position.eq(position_behind),
+                    together.eq(0),
                     block.eq(block + 1),
                 ]
             with m.If(last):
@@ -250,10 +269,7 @@ class SumWalker(wiring.Component):
             sum.kernel3.eq(layer.kernel3),
             sum.channel.eq(channel),
             sum.channels.eq(channels),
-            sum.row.eq(weight_row),
-            sum.position.eq(position),
             sum.block.eq(block),
-            sum.frees.eq(end_pass),
             sum.number.eq(number),
             sum.restore.eq(resumed),
             sum.stored.eq(stored),
@@ -274,3 +290,8 @@ class SumWalker(wiring.Component):
             finish.rows.eq(true_rows.true),
             finish.cols.eq(true_cols.true),
         ]
+
+    def _in_ring(self, position) -> Value:
+        """A place in the weight buffer, less than twice its depth, wrapped round."""
+        depth = self._config.wbuf_depth
+        return Mux(position >= depth, position - depth, position)

@@ -136,6 +136,7 @@ class TermWalker(wiring.Component):
             op.row.eq(walk.row),
             op.position.eq(walk.position),
             op.last.eq(self._last_term(walk)),
+            op.stride.eq(sum.stride),
             op.block.eq(sum.block),
             op.frees.eq(sum.frees),
             op.number.eq(sum.number),
@@ -157,6 +158,8 @@ class TermWalker(wiring.Component):
         """The counters after the operation at them has moved on."""
         parts = format_by_name(self._config.format).words_per_sum
         sum = walk.sum
+        depth = self._config.wbuf_depth
+        further = walk.position + sum.stride
         m.d.comb += [next_walk.eq(walk), ends.eq(self._last_term(walk))]
         with m.If(step):
             m.d.comb += next_walk.first.eq(0)
@@ -170,10 +173,8 @@ class TermWalker(wiring.Component):
             ]
         with m.Elif(step):
             m.d.comb += [
-                next_walk.row.eq(walk.row + 1),
-                next_walk.position.eq(
-                    Mux(walk.position == self._config.wbuf_depth - 1, 0, walk.position + 1)
-                ),
+                next_walk.row.eq(walk.row + sum.stride),
+                next_walk.position.eq(Mux(further >= depth, further - depth, further)),
                 next_walk.channels.eq(walk.channels - 1),
                 next_walk.channel.eq(walk.channel + 1),
             ]
@@ -244,7 +245,9 @@ class TermWalker(wiring.Component):
     def _free(self, m: Module, valid, op) -> None:
         """Rows are freed in order, by the last sum of the oldest block in use."""
         oldest = Signal(BLOCK_BITS)
+        used = self.taken & ~op.restore
         with m.If(valid & op.frees & (op.block == oldest)):
-            m.d.sync += self.freed.eq(op.row + (self.taken & ~op.restore))
+            # Until it has its row, the other sums may still be at theirs, which alternate with it.
+            m.d.sync += self.freed.eq(op.row + 1 - Mux(used, 0, op.stride))
             with m.If(self.taken & op.last):
                 m.d.sync += oldest.eq(oldest + 1)
