@@ -20,9 +20,10 @@ After a CONV come, for each group and block of K output FMs, one PARAMS (unless 
 nor bias) and, for each block of input channels, one WEIGHTS with its rows in the order tap (raster), channel.
 Lanes beyond the last output FM of a group have weight 0 and parameter 0.
 
-Where a tile has one pixel, each row is used once, and P sums in turn need rows of P blocks of output FMs at a
-time. So the rows of ``interleave`` blocks alternate, row by row, after the PARAMS of all of them; the last blocks
-of a group may be fewer. The words of a WEIGHTS packet need not be those of one block: rows are a sequence.
+Where a tile has one pixel, each row is used once, and P sums in turn need rows of P blocks of output FMs at
+a time. So the rows of ``interleave`` blocks alternate, row by row, after the PARAMS of all of them; the last
+blocks of a group may be fewer. The words of a WEIGHTS packet need not be those of one block: rows are a
+sequence.
 
 Load, convolution and store units each run their instructions in order, beside each other. Fences are
 explicit and relative, so that a body can be streamed again unchanged: ``wait_X = n`` makes an instruction

@@ -6,7 +6,6 @@ are counted from the cycle in which it goes.
 
 from dataclasses import dataclass
 
-from .arith.formats import format_by_name
 from .config import ChipConfig
 
 ISSUE_TO_ACCESS = 1  # from an operation to its memory access
@@ -22,11 +21,11 @@ class Latencies:
 
     accumulate : cycles from a term at the tile to the held sum that contains it
     select : a lane's held sum is selected
-    exact : the exact sum is completed and rounded, ``exact_stages`` of them; ``multiply`` where there are none
+    exact : the exact sum is completed and rounded, in ``exact_stages``, which may be none
     multiply, bias, bypass : the sum enters the multiplier and the two adders, ``unit_stages`` each
     store : the word is narrowed to the format of the feature maps; ``write`` where that takes no stage
-    read : the bypass is read, an odd number of stages before ``write``: slots with a bypass go in every second
-        cycle, and the memory has one port
+    read : the bypass is read, an odd number of stages before ``write``: slots with a bypass go in every
+        second cycle, and the memory has one port
     write : the result is written
     """
 
@@ -60,13 +59,11 @@ class Latencies:
 
 def latencies(config: ChipConfig) -> Latencies:
     """The stages of a chip."""
-    format = format_by_name(config.format)
+    format = config.number_format
     units = config.adder_latency
     exact = config.accumulator == "exact"
-    if exact:
-        accumulate = EXACT_TERM_STAGES + 1
-    else:
-        accumulate = 1 if units == 1 else units + 1  # rtl/tpu.py
+    in_turn = 1 if units == 1 else units + 1  # operands are registered close to a pipelined adder
+    accumulate = EXACT_TERM_STAGES + 1 if exact else in_turn
     exact_stages = 1 + units if exact else 0  # the subtraction of what all lanes share, and the rounder
     select = ISSUE_TO_TERM + accumulate - 1
     multiply = select + 1 + exact_stages

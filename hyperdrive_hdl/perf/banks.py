@@ -3,7 +3,6 @@
 import numpy as np
 
 from .. import isa
-from ..arith.formats import format_by_name
 from ..config import ChipConfig
 
 
@@ -30,7 +29,7 @@ def epilogue_banks(conv: isa.Conv, config: ChipConfig) -> frozenset[int]:
 def _scratch_banks(conv: isa.Conv, config: ChipConfig) -> frozenset[int]:
     if conv.in_blocks == 1:
         return frozenset()
-    words = conv.pixels * config.lanes * format_by_name(config.format).words_per_sum
+    words = conv.pixels * config.lanes * config.number_format.words_per_sum
     return span_banks(conv.scratch_base, words, config)
 
 

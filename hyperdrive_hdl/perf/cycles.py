@@ -18,8 +18,8 @@ from ..latencies import ISSUE_TO_ACCESS, latencies
 from .banks import has_conflict, mac_addresses, mac_banks
 from .transfers import Traffic, TransferClock
 
-# A descriptor that is taken gives its first sum so many cycles later (rtl/sums.py). The stages of the pipeline
-# are in latencies.py.
+# A descriptor that is taken gives its first sum so many cycles later (rtl/sums.py). The stages of the
+# pipeline are in latencies.py.
 DESCRIPTOR_TO_SUM = 3
 
 
@@ -389,7 +389,7 @@ class _Convolution:
         return max(self.ready, int(self.sums[number - 1].issued[-1]) + 1 if number else 0)
 
     def _sum(self, written: np.ndarray, before: _Sum | None) -> _Sum:
-        """Issue the next sum, whose weight rows are ``written`` in these cycles, and as they are used ``before``."""
+        """Issue the next sum, whose weight rows are ``written`` then, behind the one ``before``."""
         number, rows = len(self.sums), len(written)
         restores = self.reads[-1][3] * self.parts
         sum = self._begin_sum()

@@ -7,14 +7,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from ..arith.formats import format_by_name
 from ..config import ChipConfig
 from ..latencies import PARAMETER_LOOKUP, latencies
 from .layouts import ADDRESS_BITS, EpilogueSlotLayout, FinishLayout, parameter_sets
 
 
 class EpilogueControl(wiring.Component):
-    """One lane per cycle from the held sums to memory; every second cycle in layers that read a bypass as well.
+    """One lane per cycle from the held sums to memory; every second cycle in layers that also read a bypass.
 
     All in the time of issue: an operation that ends a sum issues in cycle t, the sum's K slots go in cycles
     t+1 to t+K, and the next sum may end in cycle t+K. A partial sum that is wider than a word of memory takes
@@ -33,7 +32,7 @@ class EpilogueControl(wiring.Component):
     ready : it may
     access, access_address : the memory access of the next cycle, for ``Issue``
     scale_lookup, bias_lookup : slots whose parameter is looked up
-    select, multiply, bias, bypass, store, read, write : slots in these stages, or in the last where there are several
+    select, multiply, bias, bypass, store, read, write : slots in these stages, in the last of several
     release_parameters : a parameter set has been used up
     started : a slot enters
     sum_done : a sum's last word is written
@@ -97,9 +96,7 @@ class EpilogueControl(wiring.Component):
             self.read.eq(stages[at.read]),
             self.write.eq(stages[at.write]),
             self.started.eq(slot.valid),
-            self.release_parameters.eq(
-                stages[at.release].valid & stages[at.release].release_parameters
-            ),
+            self.release_parameters.eq(stages[at.release].valid & stages[at.release].release_parameters),
             self.sum_done.eq(self.write.valid & self.write.sum_last),
         ]
         m.d.sync += self.layer_done.eq(self.write.valid & self.write.layer_last)
@@ -115,7 +112,7 @@ class EpilogueControl(wiring.Component):
 
     def _slots(self, m: Module, slot) -> None:
         """The slots of one finished sum after another."""
-        parts = format_by_name(self._config.format).words_per_sum
+        parts = self._config.number_format.words_per_sum
         sets = parameter_sets(self._config)
         job = Signal(FinishLayout(self._config))
         working = Signal()

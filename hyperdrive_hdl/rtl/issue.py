@@ -47,7 +47,7 @@ class Issue(wiring.Component):
     layer : layers completed since ``restart``
     mac_enable, mac_address : stage 1
     up, down, left, right : stage 2
-    enable, restore, ends : stage 3: lanes that take the term; it is a stored partial sum; it is the sum's last
+    enable, restore, ends : stage 3: lanes that take the term; it is a stored partial sum; the sum's last
     """
 
     def __init__(self, *, config: ChipConfig):

@@ -5,7 +5,6 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import bits_for
 
 from .. import isa
-from ..arith.formats import format_by_name
 from ..config import ChipConfig
 from ..latencies import latencies
 
@@ -163,7 +162,7 @@ class EpilogueSlotLayout(data.StructLayout):
     """One lane of one pixel on its way through the epilogue of all tiles."""
 
     def __init__(self, config: ChipConfig):
-        format = format_by_name(config.format)
+        format = config.number_format
         super().__init__(
             {
                 "valid": 1,

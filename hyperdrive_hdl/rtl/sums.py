@@ -5,7 +5,6 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from ..arith.formats import format_by_name
 from ..config import ChipConfig
 from .axes import TapAxis, TruePixels
 from .hierarchy import instantiate
@@ -93,7 +92,7 @@ class SumWalker(wiring.Component):
     def _walk(self, m: Module, platform, layer, starting, step, sum, last) -> None:
         """The loop counters, which count down, and what goes with them."""
         lanes_of_chip = self._config.lanes
-        partial_words = lanes_of_chip * format_by_name(self._config.format).words_per_sum
+        partial_words = lanes_of_chip * self._config.number_format.words_per_sum
         pixels = Signal(16)
         row = Signal(8)
         col = Signal(8)

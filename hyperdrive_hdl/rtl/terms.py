@@ -4,7 +4,6 @@ from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..arith.formats import format_by_name
 from ..config import ChipConfig
 from .layouts import BLOCK_BITS, ROW_BITS, OperationLayout, SumLayout, lane_bits
 
@@ -22,7 +21,7 @@ class _Walk(data.StructLayout):
     """
 
     def __init__(self, config: ChipConfig):
-        parts = format_by_name(config.format).words_per_sum
+        parts = config.number_format.words_per_sum
         super().__init__(
             {
                 "busy": 1,
@@ -90,8 +89,7 @@ class TermWalker(wiring.Component):
         walks = [Signal(_Walk(self._config), name=f"walk{i}") for i in range(turns)]
         valids = [Signal(name=f"valid{i}") for i in range(turns)]
         ops = [
-            Signal(OperationLayout(self._config), name=f"operation{i}", reset_less=True)
-            for i in range(turns)
+            Signal(OperationLayout(self._config), name=f"operation{i}", reset_less=True) for i in range(turns)
         ]
         walk, op, valid = walks[0], ops[0], valids[0]  # whose turn it is
         next_walk = Signal(_Walk(self._config))
@@ -123,7 +121,7 @@ class TermWalker(wiring.Component):
         sum = walk.sum
         row_offset = Array(sum.row_offsets)[walk.dy]
         col_offset = Array(sum.col_offsets)[walk.dx]
-        parts = format_by_name(self._config.format).words_per_sum
+        parts = self._config.number_format.words_per_sum
         return [
             op.address.eq(Mux(walk.restoring, walk.stored, walk.channel + row_offset + col_offset)),
             op.up.eq(~walk.restoring & (walk.dy == 0) & sum.above),
@@ -156,7 +154,7 @@ class TermWalker(wiring.Component):
 
     def _advance(self, m: Module, walk, next_walk, step, ends) -> None:
         """The counters after the operation at them has moved on."""
-        parts = format_by_name(self._config.format).words_per_sum
+        parts = self._config.number_format.words_per_sum
         sum = walk.sum
         depth = self._config.wbuf_depth
         further = walk.position + sum.stride

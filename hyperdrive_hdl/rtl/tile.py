@@ -5,7 +5,6 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from ..arith import hardware
-from ..arith.formats import Format, format_by_name
 from ..config import ChipConfig
 from ..latencies import EXACT_TERM_STAGES, latencies
 from .hierarchy import instantiate
@@ -24,7 +23,7 @@ class EpilogueSignature(wiring.Signature):
     """
 
     def __init__(self, *, config: ChipConfig):
-        format = format_by_name(config.format)
+        format = config.number_format
         super().__init__(
             {
                 "lane": Out(lane_bits(config.lanes)),
@@ -44,7 +43,7 @@ class HeldSum(data.StructLayout):
     """A lane's finished sum: a word, or an exact integer with what infinities were met (``ExactTPU``)."""
 
     def __init__(self, config: ChipConfig):
-        format = format_by_name(config.format)
+        format = config.number_format
         if config.accumulator == "exact":
             width = hardware.exact_width(format, config.wbuf_depth)
             super().__init__({"total": width, "plus": 1, "minus": 1, "weight": 1})
@@ -76,7 +75,7 @@ class TileEpilogue(wiring.Component):
 
     def __init__(self, *, config: ChipConfig):
         self._config = config
-        self._format = format = format_by_name(config.format)
+        self._format = format = config.number_format
         members = {
             "held": In(HeldSum(config)).array(config.lanes),
             "control": In(EpilogueSignature(config=config)),
@@ -187,7 +186,7 @@ class Tile(wiring.Component):
 
     def __init__(self, *, config: ChipConfig):
         self._config = config
-        self._format = format = format_by_name(config.format)
+        self._format = format = config.number_format
         super().__init__(
             {
                 "x": In(format.width),
@@ -213,9 +212,7 @@ class Tile(wiring.Component):
         epilogue = instantiate(m, platform, "epilogue", TileEpilogue, config=config)
         connect(m, wiring.flipped(self.control), epilogue.control)
         m.d.comb += [
-            epilogue.bypass.eq(
-                delayed(m, self.read_data, latencies(config).bypass_wait, name="bypass_word")
-            ),
+            epilogue.bypass.eq(delayed(m, self.read_data, latencies(config).bypass_wait, name="bypass_word")),
             epilogue.true.eq(self.true),
             self.result.eq(epilogue.result),
         ]
@@ -239,7 +236,7 @@ class Tile(wiring.Component):
         whole = Cat(turns[0], self.x)
         after = Mux(self.restore, whole[self._format.width :], turns[0])
         m.d.sync += [place.eq(value) for place, value in zip(turns, [*turns[1:], after], strict=True)]
-        return whole
+        return Value.cast(whole)
 
     def _lanes(self, m: Module, platform, term: Value, epilogue) -> None:
         stages = self._config.adder_latency

@@ -58,9 +58,7 @@ class TPU(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        adder = instantiate(
-            m, platform, "adder", hardware.adder_kind(self._format, stages=self._stages)
-        )
+        adder = instantiate(m, platform, "adder", hardware.adder_kind(self._format, stages=self._stages))
         acc = Signal(self._format.sums.width)
         m.d.comb += adder.a.eq(acc)
         if self._stages == 1:

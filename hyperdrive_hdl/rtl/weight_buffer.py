@@ -66,8 +66,8 @@ class WeightBuffer(wiring.Component):
     """A ring of rows, written in order as they stream in; whoever reads it says which row, and what is freed.
 
     Rows are counted, modulo 2^16. A row can be read in the cycle after it was written, so the first pass of a
-    block runs as its rows stream in; rows that are freed take in the next block's ahead of time (paper section
-    IV). ``Sequencer`` replays a block once per pixel, and several of them at a time where sums go in turn.
+    block runs as its rows stream in; rows that are freed take in the next block's ahead of time (paper
+    section IV). ``Sequencer`` replays a block once per pixel, several at a time where sums go in turn.
 
     Latency: ``row`` is valid three cycles after ``read`` (address, array, output register). One row in and
     one row out per cycle. ``write`` has back-pressure: it is not ready while every row is in use.
