@@ -11,10 +11,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .arith.formats import ACCUMULATORS, SEQUENTIAL, Format, format_by_name
 from .errors import ConfigError
 
-FORMATS = ("fp16",)
-ACCUMULATORS = ("sequential",)
+MAX_ADDER_LATENCY = 4
 
 # Limits set by the instruction fields (isa.py): a 16-bit address, a 13-bit row count.
 MAX_LANES = 64
@@ -45,9 +45,11 @@ class ChipConfig:
     tile_rows, tile_cols : M, N, spatial tiles on the chip
     fmm_banks, fmm_bank_depth : single-port banks of feature-map memory per tile, and words in each
     wbuf_depth : rows of K weight bits in the weight buffer
-    format : number format of the feature maps
-    accumulator : ``sequential``, one rounding per addition (the paper's)
-    adder_latency : stages of the accumulating adder
+    format : number format of the feature maps, by its name in ``arith.formats``
+    accumulator : ``sequential``, one rounding per addition (the paper's), or ``exact``, one per block of
+        input channels
+    adder_latency : stages of the adders and the multiplier; of a sequential accumulator also the number of
+        sums that go through it in turn
     link_width : data bits of a border link; 0 builds no links
 
     Raises
@@ -87,9 +89,18 @@ class ChipConfig:
                 f"{owner}: fmm_banks x fmm_bank_depth must be at most {MAX_FMM_WORDS} words per tile "
                 f"(16-bit addresses), not {self.fmm_words_per_tile}"
             )
-        _check_choice(owner, "format", self.format, FORMATS)
+        try:
+            number_format = format_by_name(self.format)
+        except ConfigError as error:
+            raise ConfigError(f"{owner}: {error}") from None
         _check_choice(owner, "accumulator", self.accumulator, ACCUMULATORS)
-        _check_choice(owner, "adder_latency", self.adder_latency, (1,))
+        if self.accumulator not in number_format.accumulators:
+            raise ConfigError(
+                f"{owner}: accumulator {self.accumulator!r} does not go with format {self.format!r}, whose "
+                f"exponents span so much that an exact sum would take hundreds of bits per lane; use "
+                f"accumulator = {SEQUENTIAL!r}, or another format"
+            )
+        _check_int(owner, "adder_latency", self.adder_latency, 1, MAX_ADDER_LATENCY)
         _check_choice(owner, "link_width", self.link_width, (0,))
 
     @property
@@ -112,14 +123,30 @@ class ChipConfig:
         return self.fmm_words_per_tile * self.tiles
 
     @property
+    def number_format(self) -> Format:
+        """What ``format`` names."""
+        return format_by_name(self.format)
+
+    @property
     def word_width(self) -> int:
         """Bits of a feature-map word."""
-        return 16
+        return self.number_format.width
+
+    @property
+    def parameter_width(self) -> int:
+        """Bits of a scale or a bias."""
+        return max(self.number_format.sums.width, self.number_format.scales.width)
 
     @property
     def program_width(self) -> int:
-        """Bits of a word of the program stream: a row of K weights, or a 16-bit instruction word."""
-        return max(16, self.lanes)
+        """Bits of a word of the program stream: a row of K weights, a parameter, or a 16-bit instruction
+        word."""
+        return max(16, self.lanes, self.parameter_width)
+
+    @property
+    def sums_in_turn(self) -> int:
+        """P, sums that each lane has under way at a time: as many as its adder has stages."""
+        return self.adder_latency if self.accumulator == SEQUENTIAL else 1
 
     @property
     def signature(self) -> int:

@@ -42,7 +42,7 @@ from typing import Self
 
 from .errors import ModelError
 
-MAGIC = 0x4801  # 'H', version 1
+MAGIC = 0x4802  # 'H', version 2
 OPERAND_BITS = 13
 NO_WAIT = 15  # also the width of the fence fields: at most 14 instructions can be left outstanding
 

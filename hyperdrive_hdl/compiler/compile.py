@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..config import ChipConfig, MeshConfig
+from ..errors import ModelError
 from .emit import compile_stage
 from .ir import CompiledNetwork, Network
 from .pipeline import import_network
@@ -13,8 +14,14 @@ def compile_network(network: Network, chip: ChipConfig, mesh: MeshConfig | None 
 
     Raises
     ------
-    ModelError : a stage does not fit the chip; the layer, the value and the limit are named
+    ModelError : the network was imported for another number format, or a stage does not fit the chip; the
+        layer, the value and the limit are named
     """
+    if network.format != chip.format:
+        raise ModelError(
+            f"network {network.name!r} was imported for format {network.format}, chip {chip.name!r} has "
+            f"{chip.format}: import it for that format"
+        )
     mesh = mesh or MeshConfig()
     programs = {stage.name: compile_stage(stage, chip, mesh) for stage in network.chip_stages}
     return CompiledNetwork(network=network, chip=chip, mesh=mesh, programs=programs)

@@ -134,6 +134,8 @@ def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfi
     full_rows, rest_rows = whole_and_rest(target.map.height, target.tile_h)
     full_cols, rest_cols = whole_and_rest(target.map.width, target.tile_w)
     row_stride = source.tile_w * source.map.channels
+    pixels = target.tile_h * target.tile_w
+    alternate = pixels == 1 and in_blocks == 1
     return isa.Conv(
         kernel3=int(layer.kernel == 3),
         stride2=int(layer.stride == 2),
@@ -141,6 +143,7 @@ def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfi
         scale=int(layer.scale is not None),
         bias=int(layer.bias is not None),
         bypass=int(bypass is not None),
+        interleave=min(chip.sums_in_turn, out_blocks, chip.wbuf_depth) if alternate else 1,
         in_base=source.base,
         out_base=target.base,
         bypass_base=bypass.base if bypass else 0,
@@ -152,7 +155,7 @@ def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfi
         in_row_stride=row_stride,
         in_last_row=(source.tile_h - 1) * row_stride,
         in_last_col=(source.tile_w - 1) * source.map.channels,
-        pixels=target.tile_h * target.tile_w,
+        pixels=pixels,
         groups=layer.groups,
         group_channels=group_channels,
         out_blocks=out_blocks,
@@ -175,8 +178,9 @@ def access(step: PlacedLayer | PlacedTransfer, chip: ChipConfig) -> Access:
     reads = [step.input, *([step.bypass] if step.bypass else [])]
     writes = [(step.output.base, step.output.base + step.output.words_per_tile)]
     conv = step.instruction
-    if conv.in_blocks > 1 and conv.pixels > 1:
-        writes.append((conv.scratch_base, conv.scratch_base + chip.lanes * conv.pixels))
+    if conv.in_blocks > 1:
+        words = conv.pixels * chip.lanes * chip.number_format.words_per_sum
+        writes.append((conv.scratch_base, conv.scratch_base + words))
     return Access(Unit.CONV, tuple((m.base, m.base + m.words_per_tile) for m in reads), tuple(writes))
 
 
@@ -205,18 +209,23 @@ def operands(layer: BinaryConv, conv: isa.Conv, lanes: int) -> list[np.ndarray]:
     packets = []
     for group in range(conv.groups):
         first = group * (layer.weights.shape[0] // conv.groups)
-        for block in range(conv.out_blocks):
-            if conv.has_params:
-                packets.append(_header(isa.Opcode.PARAMS, conv.scale | conv.bias << 1))
-            start, count = first + block * lanes, conv.lanes_of_block(block, lanes)
-            for values in kinds:
-                padded = np.zeros(lanes, np.uint64)
-                padded[:count] = values[start : start + count]
-                packets.append(padded)
+        for blocks in conv.blocks_together():
+            for block in blocks:
+                if conv.has_params:
+                    packets.append(_header(isa.Opcode.PARAMS, conv.scale | conv.bias << 1))
+                start, count = first + block * lanes, conv.lanes_of_block(block, lanes)
+                for values in kinds:
+                    padded = np.zeros(lanes, np.uint64)
+                    padded[:count] = values[start : start + count]
+                    packets.append(padded)
             for in_block in range(conv.in_blocks):
                 low = in_block * conv.block_channels
-                rows = weights[group, block, :, low : low + conv.channels_of_block(in_block)].reshape(-1)
-                packets += [_header(isa.Opcode.WEIGHTS, rows.size), rows]
+                some = slice(low, low + conv.channels_of_block(in_block))
+                rows = weights[group, blocks.start : blocks.stop, :, some].reshape(len(blocks), -1)
+                for packet in rows.T.reshape(
+                    rows.shape
+                ):  # as many packets as blocks, each fits the weight buffer
+                    packets += [_header(isa.Opcode.WEIGHTS, packet.size), packet]
     return packets
 
 

@@ -37,9 +37,9 @@ class FeatureMap:
 class BinaryConv:
     """One layer of the chip: convolution with weights +1/-1, then scale, bias, bypass, ReLU (each optional).
 
-    ``weights`` is int8 (C_out, C_in / groups, kernel, kernel) of +1 and -1. ``scale`` and ``bias`` are uint16
-    bit patterns in the chip's format, one per output channel; they fold the weights' scaling factor and
-    the batch normalisation, computed in float64 and rounded once. 3x3 kernels have padding 1, 1x1 none.
+    ``weights`` is int8 (C_out, C_in / groups, kernel, kernel) of +1 and -1. ``scale`` and ``bias`` are words
+    of the chip's formats of scales and of sums, one per output channel; they fold the weights' scaling factor
+    and the batch normalisation, computed in float64 and rounded once. 3x3 kernels have padding 1, 1x1 none.
     """
 
     name: str
@@ -95,8 +95,9 @@ Stage = ChipStage | HostStage
 class Network:
     """A whole network as stages in execution order. One input, one output, as the ONNX graph names them.
 
-    ``notes`` is what the user should be told although it is no error; ``float_model`` the whole network in
-    float32 with its constants folded, for one image.
+    ``format`` is the number format of the chips that it is for; ``notes`` what the user should be told
+    although it is no error; ``float_model`` the whole network in float32 with its constants folded, for one
+    image.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Network:
     input_shape: tuple[int, ...]  # of one image, without the batch axis
     output: str
     stages: tuple[Stage, ...]
+    format: str = "fp16"
     notes: tuple[str, ...] = ()
     float_model: onnx.ModelProto | None = field(default=None, repr=False)
 

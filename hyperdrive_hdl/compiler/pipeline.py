@@ -61,6 +61,6 @@ def import_network(path: str | Path, format: str = "fp16") -> Network:
     """
     steps = import_steps(path, format)
     try:
-        return partition(steps["round_parameters"], steps["fold_constants"].to_model())
+        return partition(steps["round_parameters"], steps["fold_constants"].to_model(), format)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None

@@ -17,10 +17,9 @@ def block_channels(layer: BinaryConv, chip: ChipConfig) -> int:
 
 def scratch_words(layer: BinaryConv, chip: ChipConfig, tile: tuple[int, int]) -> int:
     """Words per tile for the partial sums of a layer, 0 if it needs none; ``tile`` is that of its output."""
-    pixels = tile[0] * tile[1]
-    if pixels == 1 or block_channels(layer, chip) >= layer.weights.shape[1]:
+    if block_channels(layer, chip) >= layer.weights.shape[1]:
         return 0
-    return chip.lanes * pixels
+    return tile[0] * tile[1] * chip.lanes * chip.number_format.words_per_sum
 
 
 @dataclass(frozen=True, eq=False)

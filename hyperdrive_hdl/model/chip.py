@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import isa
-from ..arith.formats import format_by_name
+from ..arith.formats import Accumulator
 from ..compiler.ir import FeatureMap, PlacedMap
 from ..config import ChipConfig, MeshConfig
 from ..errors import ChipError
@@ -77,10 +77,10 @@ class _Machine:
     def __init__(self, chip: ChipConfig, mesh: MeshConfig, inputs: Mapping, pictures: bool):
         self.chip = chip
         self.mesh = mesh
-        self.format = format_by_name(chip.format)
+        self.format = chip.number_format
         self.memory = layout.empty_memory(chip, mesh)
         chips = list(np.ndindex(mesh.rows, mesh.cols))
-        self.inputs = {at: (np.asarray(inputs[at], np.uint16), 0) for at in chips}
+        self.inputs = {at: (self.format.words(inputs[at]), 0) for at in chips}
         self.outputs: dict[tuple[int, int], list[np.ndarray]] = {at: [] for at in chips}
         self.pictures: list[Picture] = []
         self.keep_pictures = pictures
@@ -124,8 +124,9 @@ class _Machine:
         bypass = scratch = None
         if conv.bypass:
             bypass = self._place(conv.bypass_base, conv.out_channels, conv.tile_h, conv.tile_w)
-        if conv.in_blocks > 1 and conv.pixels > 1:
-            scratch = self._place(conv.scratch_base, self.chip.lanes, conv.tile_h, conv.tile_w)
+        if conv.in_blocks > 1:
+            words = self.chip.lanes * self.format.words_per_sum
+            scratch = self._place(conv.scratch_base, words, conv.tile_h, conv.tile_w)
         _check_segments(source, bypass, target, scratch)
         values = self.format.operands(layout.read_padded(self.memory, source))
         values = np.pad(values, ((0, 0), (1, 1), (1, 1)))
@@ -134,6 +135,7 @@ class _Machine:
         true[:height, :width] = True
 
         together = 1 if scratch else max(1, SUMS_AT_A_TIME // (self.chip.lanes * true.size))
+        together = -(-together // conv.interleave) * conv.interleave
         for group in range(conv.groups):
             first = group * conv.group_channels
             inputs = values[first : first + conv.group_channels]
@@ -155,10 +157,16 @@ class _Machine:
     ) -> None:
         """Some blocks of K output FMs of one group, from the weights to memory."""
         lanes = self.chip.lanes
-        rows = program.rows.take(len(blocks) * conv.group_channels * conv.taps).reshape(len(blocks), -1)
+        rows = np.concatenate(
+            [
+                program.rows.take(len(some) * conv.group_channels * conv.taps).reshape(-1, len(some)).T
+                for some in conv.blocks_together()
+                if some.start in blocks
+            ]
+        )
         weights = (rows[:, :, None] >> np.arange(lanes, dtype=np.uint64) & np.uint64(1)).astype(bool)
         weights = weights.transpose(1, 0, 2).reshape(-1, len(blocks) * lanes)
-        sums = self.format.accumulator(np.zeros((weights.shape[1], *true.shape), np.uint16))
+        sums = self._accumulator(np.zeros((weights.shape[1], *true.shape), self.format.sums.dtype))
         row = channel = 0
         for in_block in range(conv.in_blocks):
             count = conv.channels_of_block(in_block)
@@ -167,34 +175,49 @@ class _Machine:
                 row += count
             channel += count
             if scratch is not None and in_block < conv.in_blocks - 1:
-                layout.write_map(self.memory, scratch, sums.result())
-                sums = self.format.accumulator(layout.read_padded(self.memory, scratch))
+                self._write_sums(scratch, sums.result())
+                sums = self._accumulator(self._read_sums(scratch))
 
         first = group * ((conv.out_blocks - 1) * lanes + conv.last_lanes) + blocks.start * lanes
         count = sum(conv.lanes_of_block(block, lanes) for block in blocks)
         params = program.params.take(len(blocks)) if conv.has_params else np.zeros((len(blocks), 2, lanes))
-        params = params.astype(np.uint16).transpose(1, 0, 2).reshape(2, -1)[:, :count, None, None]
+        params = params.astype(np.uint32).transpose(1, 0, 2).reshape(2, -1)[:, :count, None, None]
         self._epilogue(conv, sums.result()[:count], params, first, true)
 
     def _epilogue(
         self, conv: isa.Conv, sums: np.ndarray, params: np.ndarray, first: int, true: np.ndarray
     ) -> None:
         """Scale, bias, bypass, ReLU; true pixels to memory, zeros elsewhere."""
+        arithmetic = self.format.sums
         if conv.scale:
-            sums = self.format.multiply(sums, params[0])
+            sums = arithmetic.multiply(sums, params[0])
         if conv.bias:
-            sums = self.format.add(sums, params[1])
+            sums = arithmetic.add(sums, params[1])
         channels = slice(first, first + len(sums))
         target = self._place(conv.out_base, conv.out_channels, conv.tile_h, conv.tile_w)
         if conv.bypass:
             bypass = self._place(conv.bypass_base, conv.out_channels, conv.tile_h, conv.tile_w)
-            sums = self.format.add(sums, layout.read_padded(self.memory, bypass)[channels])
+            stored = layout.read_padded(self.memory, bypass)[channels]
+            sums = arithmetic.add(sums, self.format.widen(stored))
         if conv.relu:
-            sums = self.format.relu(sums)
-        sums = np.where(true, sums, np.uint16(0))
+            sums = arithmetic.relu(sums)
+        results = np.where(true, self.format.narrow(sums), np.uint16(0))
         tile_rows, tile_cols = self.memory.shape[:2]
-        tiles = sums.reshape(-1, tile_rows, conv.tile_h, tile_cols, conv.tile_w).transpose(1, 3, 2, 4, 0)
+        tiles = results.reshape(-1, tile_rows, conv.tile_h, tile_cols, conv.tile_w).transpose(1, 3, 2, 4, 0)
         layout.segment(self.memory, target)[..., channels] = tiles
+
+    def _accumulator(self, start: np.ndarray) -> Accumulator:
+        return self.format.accumulator(start, self.chip.accumulator)
+
+    def _write_sums(self, scratch: PlacedMap, sums: np.ndarray) -> None:
+        """Partial sums [K, ...] to memory: the parts of a lane's next to each other, low part first."""
+        parts = self.format.split(sums).swapaxes(0, 1)
+        layout.write_map(self.memory, scratch, parts.reshape(-1, *sums.shape[1:]))
+
+    def _read_sums(self, scratch: PlacedMap) -> np.ndarray:
+        words = layout.read_padded(self.memory, scratch)
+        parts = words.reshape(self.chip.lanes, self.format.words_per_sum, *words.shape[1:])
+        return self.format.join(parts.swapaxes(0, 1))
 
     def _map_of_transfer(self, transfer: isa.Transfer) -> PlacedMap:
         if transfer.row_stride != transfer.tile_w * transfer.channels:
@@ -259,6 +282,12 @@ def _check_conv(conv: isa.Conv, chip: ChipConfig) -> None:
     counts = conv.groups, conv.out_blocks, conv.in_blocks, conv.last_channels, conv.pixels
     if not all((*counts, conv.group_channels)):
         raise ChipError("CONV: a count is zero")
+    if conv.interleave not in range(1, 1 + min(chip.sums_in_turn, chip.wbuf_depth)):
+        raise ChipError(
+            f"CONV: interleave is {conv.interleave}, the chip has {chip.sums_in_turn} sums in turn"
+        )
+    if conv.interleave > 1 and (conv.pixels > 1 or conv.in_blocks > 1):
+        raise ChipError("CONV: weight rows alternate, but each is used more than once")
     if conv.block_channels * conv.taps > chip.wbuf_depth:
         raise ChipError(
             f"CONV: {conv.block_channels} channels do not fit the {chip.wbuf_depth} rows of weights"

@@ -100,7 +100,7 @@ def decode(words: np.ndarray, chip: ChipConfig) -> list[Program]:
         elif opcode == Opcode.WEIGHTS:
             current.rows.put(words[body] & np.uint64((1 << chip.lanes) - 1))
         elif opcode == Opcode.PARAMS:
-            current.params.put(_params(operand, low[body], chip.lanes))
+            current.params.put(_params(operand, words[body], chip))
         elif opcode == Opcode.CONV:
             current.instructions.append(isa.Conv.decode(low[body]))
         else:
@@ -130,9 +130,11 @@ def _body_length(opcode: int, operand: int, chip: ChipConfig) -> int | None:
     return None
 
 
-def _params(operand: int, body: np.ndarray, lanes: int) -> np.ndarray:
-    """One parameter set as uint16 [1, (scale, bias), lane]; what was not sent is zero."""
-    values = np.zeros((1, 2, lanes), np.uint16)
+def _params(operand: int, body: np.ndarray, chip: ChipConfig) -> np.ndarray:
+    """One parameter set as uint32 [1, (scale, bias), lane]; what was not sent is zero."""
+    values = np.zeros((1, 2, chip.lanes), np.uint32)
+    widths = chip.number_format.scales.width, chip.number_format.sums.width
     kinds = [kind for kind in range(2) if operand >> kind & 1]
-    values[0, kinds] = body.reshape(len(kinds), lanes)
+    for kind, words in zip(kinds, body.reshape(len(kinds), chip.lanes), strict=True):
+        values[0, kind] = words & np.uint64((1 << widths[kind]) - 1)
     return values

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..arith.formats import format_by_name
+from ..arith.formats import SEQUENTIAL, format_by_name
 from ..compiler.host import HostRunner, check_images, stack
 from ..compiler.ir import HostStage, Network
 from .layers import run_stage
@@ -25,7 +25,7 @@ class NetworkResult:
 
     ``output`` is the network's own, float32 (N, ...). ``layers`` has, for each image, every chip layer's
     output words by the map's name; ``chip_inputs`` the words sent to the chip, likewise. ``specials`` has the
-    layers, by their own names, whose outputs hold infinities or NaN, and only those.
+    layers, by their own names, whose outputs hold infinities (or clipped words) or NaN, and only those.
     """
 
     output: np.ndarray
@@ -39,17 +39,19 @@ def run_network(
     images: np.ndarray,
     *,
     wbuf_depth: int,
-    format: str = "fp16",
+    accumulator: str = SEQUENTIAL,
     progress: Callable[[int, str], None] = lambda image, stage: None,
 ) -> NetworkResult:
-    """Run float32 images (N, C, H, W); ``progress`` is called with the image's number before every stage.
+    """Run float32 images (N, C, H, W) on chips with such a weight buffer and ``accumulator``.
+
+    ``progress`` is called with the image's number before every stage.
 
     Raises
     ------
     ModelError : the images do not suit the network, or a host operator fails on them
     """
     check_images(network, images)
-    number_format = format_by_name(format)
+    number_format = format_by_name(network.format)
     runners = {s.name: HostRunner(s.model) for s in network.stages if isinstance(s, HostStage)}
     outputs, layers, chip_inputs = [], [], []
     for number, image in enumerate(images):
@@ -64,7 +66,9 @@ def run_network(
             for item in stage.inputs:
                 if item.name not in words:
                     words[item.name] = number_format.encode(values[item.name][0])
-            results = run_stage(stage, words, wbuf_depth=wbuf_depth, format=number_format)
+            results = run_stage(
+                stage, words, wbuf_depth=wbuf_depth, format=number_format, accumulator=accumulator
+            )
             computed |= results
             for item in stage.outputs:
                 words[item.name] = results[item.name]
@@ -76,15 +80,13 @@ def run_network(
         output=stack(outputs),
         layers=tuple(layers),
         chip_inputs=tuple(chip_inputs),
-        specials=count_specials(network, layers, format),
+        specials=count_specials(network, layers),
     )
 
 
-def count_specials(
-    network: Network, layers: list[dict[str, np.ndarray]], format: str = "fp16"
-) -> dict[str, Specials]:
-    """Infinities and NaN over images, by layer name, where there are any."""
-    number_format = format_by_name(format)
+def count_specials(network: Network, layers: list[dict[str, np.ndarray]]) -> dict[str, Specials]:
+    """Infinities (or clipped words) and NaN over images, by layer name, where there are any."""
+    number_format = format_by_name(network.format)
     found = {}
     for layer in network.layers:
         counts = [number_format.count_specials(image[layer.output.name]) for image in layers]

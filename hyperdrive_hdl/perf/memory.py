@@ -11,7 +11,7 @@ def scratch_words(step: Step, chip: ChipConfig) -> int:
     if isinstance(step, PlacedTransfer):
         return 0
     conv = step.instruction
-    return chip.lanes * conv.pixels if conv.in_blocks > 1 and conv.pixels > 1 else 0
+    return conv.pixels * chip.lanes * chip.number_format.words_per_sum if conv.in_blocks > 1 else 0
 
 
 def step_words(program: ChipProgram) -> list[int]:

@@ -4,10 +4,12 @@ Everything between the 7x7 stem with its pooling and the classifier: the part th
 memory and traffic depend on the shapes alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
+from ..arith.formats import FP16, Format
 from ..compiler.ir import BinaryConv, ChipStage, FeatureMap
 
 # Residual blocks in the four groups of each depth; from 50 on they are bottlenecks.
@@ -15,6 +17,8 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 WIDTH = 64  # channels of the first group; each further one doubles them
 EXPANSION = 4  # of a bottleneck's last layer
 STEM_STRIDE = 4  # of the convolution and the pooling before the body
+
+Conv = Callable[..., BinaryConv]  # ``random_conv`` with its generator and format
 
 
 def is_bottleneck(depth: int) -> bool:
@@ -35,6 +39,7 @@ def random_conv(
     bias: bool = True,
     bypass: FeatureMap | None = None,
     relu: bool = True,
+    format: Format = FP16,
 ) -> BinaryConv:
     """A layer with random weights; the scale keeps values in range."""
     height, width = -(-source.height // stride), -(-source.width // stride)
@@ -48,8 +53,8 @@ def random_conv(
         weights=weights.astype(np.int8, copy=False),
         stride=stride,
         groups=groups,
-        scale=factors.astype(np.float16).view(np.uint16) if scale else None,
-        bias=rng.normal(0, 0.5, channels).astype(np.float16).view(np.uint16) if bias else None,
+        scale=format.scales.encode(factors) if scale else None,
+        bias=format.sums.encode(rng.normal(0, 0.5, channels)) if bias else None,
         bypass=bypass,
         relu=relu,
     )
@@ -83,9 +88,10 @@ def residual_stage(
     bottleneck: bool = False,
     stride_first: bool = False,
     seed: int = 0,
+    format: Format = FP16,
 ) -> ChipStage:
     """Groups of residual blocks; each group after the first halves the map and doubles the channels."""
-    rng = np.random.default_rng(seed)
+    conv = partial(random_conv, np.random.default_rng(seed), format=format)
     source = value = FeatureMap("input", channels, height, width)
     layers: list[BinaryConv] = []
     for group, count in enumerate(blocks):
@@ -93,34 +99,34 @@ def residual_stage(
             stride = 2 if group and not block else 1
             name = f"g{group}b{block}"
             if bottleneck:
-                layers += _bottleneck(rng, value, name, channels << group, stride, stride_first)
+                layers += _bottleneck(conv, value, name, channels << group, stride, stride_first)
             else:
-                layers += _basic(rng, value, name, channels << group, stride)
+                layers += _basic(conv, value, name, channels << group, stride)
             value = layers[-1].output
     return ChipStage("body", (source,), tuple(layers), (value,))
 
 
-def _basic(rng, value: FeatureMap, name: str, channels: int, stride: int) -> Iterator[BinaryConv]:
-    first = random_conv(rng, value, f"{name}.conv1", channels, stride=stride)
+def _basic(conv: Conv, value: FeatureMap, name: str, channels: int, stride: int) -> Iterator[BinaryConv]:
+    first = conv(value, f"{name}.conv1", channels, stride=stride)
     yield first
     bypass = value
     if value.shape != first.output.shape:
-        projection = random_conv(rng, value, f"{name}.proj", channels, kernel=1, stride=stride, relu=False)
+        projection = conv(value, f"{name}.proj", channels, kernel=1, stride=stride, relu=False)
         yield projection
         bypass = projection.output
-    yield random_conv(rng, first.output, f"{name}.conv2", channels, bypass=bypass)
+    yield conv(first.output, f"{name}.conv2", channels, bypass=bypass)
 
 
 def _bottleneck(
-    rng, value: FeatureMap, name: str, channels: int, stride: int, stride_first: bool
+    conv: Conv, value: FeatureMap, name: str, channels: int, stride: int, stride_first: bool
 ) -> Iterator[BinaryConv]:
     strides = (stride, 1) if stride_first else (1, stride)
-    first = random_conv(rng, value, f"{name}.conv1", channels, kernel=1, stride=strides[0])
-    second = random_conv(rng, first.output, f"{name}.conv2", channels, stride=strides[1])
+    first = conv(value, f"{name}.conv1", channels, kernel=1, stride=strides[0])
+    second = conv(first.output, f"{name}.conv2", channels, stride=strides[1])
     yield from (first, second)
     bypass, expanded = value, EXPANSION * channels
     if value.channels != expanded or stride != 1:
-        projection = random_conv(rng, value, f"{name}.proj", expanded, kernel=1, stride=stride, relu=False)
+        projection = conv(value, f"{name}.proj", expanded, kernel=1, stride=stride, relu=False)
         yield projection
         bypass = projection.output
-    yield random_conv(rng, second.output, f"{name}.conv3", expanded, kernel=1, bypass=bypass)
+    yield conv(second.output, f"{name}.conv3", expanded, kernel=1, bypass=bypass)

@@ -9,6 +9,13 @@ def weight_bits(layer: BinaryConv) -> int:
     return layer.weights.size
 
 
+def parameter_bits(layer: BinaryConv, chip: ChipConfig) -> int:
+    """Bits of a layer's scales and biases."""
+    number_format = chip.number_format
+    scales = 0 if layer.scale is None else layer.scale.size * number_format.scales.width
+    return scales + (0 if layer.bias is None else layer.bias.size * number_format.sums.width)
+
+
 def map_bits(placed: PlacedMap, chip: ChipConfig) -> int:
     """Bits of a whole map's true pixels, over all chips."""
     return placed.map.words * chip.word_width

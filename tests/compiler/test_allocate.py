@@ -156,7 +156,10 @@ def test_partial_sums_get_a_segment():
     assert allocation.live_words == (4 * (8 + 20 + 16),)
     source = FeatureMap("in", 8, 7, 7)
     one_pixel = ChipStage("s", (source,), (random_conv(rng, source, "c", 2),), ())
-    assert allocate(one_pixel, small, ONE).scratch_words == (0,)
+    assert allocate(one_pixel, small, ONE).scratch_words == (16,)
+    # A sum of q8.9 takes two words of q2.9, one of q7.2 three of q1.2.
+    for name, parts in (("q2.9", 2), ("fp8_e4m3", 2), ("q1.2", 3), ("bf16", 1)):
+        assert allocate(stage, small.replace(format=name), ONE).scratch_words == (16 * 4 * parts,)
 
 
 def test_too_large_names_layer_words_and_remedy():

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from hyperdrive_hdl import isa
-from hyperdrive_hdl.compiler.emit import compile_stage
+from hyperdrive_hdl.arith.formats import format_by_name
+from hyperdrive_hdl.compiler.emit import access, compile_stage
 from hyperdrive_hdl.compiler.ir import ChipStage, FeatureMap
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
 from hyperdrive_hdl.errors import ModelError
 from hyperdrive_hdl.isa import Opcode
 from hyperdrive_hdl.model.decode import Load, Store, decode
+from hyperdrive_hdl.perf.memory import scratch_words
 from hyperdrive_hdl.presets import PRESETS
 from tests.support.hazards import unordered
 from tests.support.resnet import random_conv, residual_stage
@@ -129,9 +131,33 @@ def test_instructions_decode_to_what_was_placed():
 @pytest.mark.parametrize("seed", range(60))
 def test_fences_cover_every_hazard(seed):
     rng = np.random.default_rng(seed)
-    stage, chip, mesh = random_stage(rng, layers=int(rng.integers(1, 9))), random_chip(rng), random_mesh(rng)
-    [decoded] = decode(compile_stage(stage, chip, mesh).words(3), chip)
-    assert unordered(decoded.instructions, chip.lanes) == []
+    number_format = format_by_name(("fp16", "q2.9", "q1.2")[seed % 3])
+    stage = random_stage(rng, layers=int(rng.integers(1, 9)), format=number_format)
+    chip = random_chip(rng).replace(format=number_format.name)
+    [decoded] = decode(compile_stage(stage, chip, random_mesh(rng)).words(3), chip)
+    assert unordered(decoded.instructions, chip.lanes, number_format.words_per_sum) == []
+
+
+@pytest.mark.parametrize(("name", "parts"), [("fp16", 1), ("fp8_e4m3", 2), ("q2.9", 2), ("q1.2", 3)])
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_partial_sums_are_memory_that_a_layer_writes(name, parts, size):
+    """Of tiles of one pixel too; in as many words as a sum has."""
+    chip = CHIP.replace(format=name, wbuf_depth=9)
+    source = FeatureMap("in", 3, size, size)
+    layer = random_conv(np.random.default_rng(0), source, "out", 5, format=chip.number_format)
+    program = compile_stage(ChipStage("stage", (source,), (layer,), (layer.output,)), chip, ONE)
+    step, pixels = program.layers[0], (-(-size // 2)) ** 2
+    base = step.instruction.scratch_base
+    segment = (base, base + 4 * pixels * parts)
+    assert segment in access(step, chip).writes
+    assert scratch_words(step, chip) == 4 * pixels * parts
+    for placed in (step.input, step.output):
+        assert segment[1] <= placed.base or placed.base + placed.words_per_tile <= segment[0]
+    whole = compile_stage(
+        ChipStage("stage", (source,), (layer,), (layer.output,)), chip.replace(wbuf_depth=27), ONE
+    )
+    assert len(access(whole.layers[0], chip).writes) == 1
+    assert scratch_words(whole.layers[0], chip) == 0
 
 
 @pytest.mark.parametrize(("blocks", "banks"), [((1,), 2), ((2, 2), 2), ((3, 4, 6, 3), 8)])

@@ -1,14 +1,17 @@
 """Border words against a count pixel by pixel; peak words against the compiler's own count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from hyperdrive_hdl.arith.formats import format_by_name
 from hyperdrive_hdl.compiler.allocate import allocate
 from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.compiler.ir import ChipStage, FeatureMap, PlacedMap
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
 from hyperdrive_hdl.perf.memory import fmm_words
-from hyperdrive_hdl.perf.traffic import border_maps, border_words
+from hyperdrive_hdl.perf.traffic import border_maps, border_words, map_bits, parameter_bits
 from tests.support.resnet import random_conv
 from tests.support.stages import random_chip, random_mesh, random_stage
 
@@ -32,6 +35,20 @@ def test_border_words_pixel_by_pixel(height, width, tile):
     assert border_words(placed, CHIP, mesh) == 5 * pairs
 
 
+@pytest.mark.parametrize(
+    ("name", "scale", "bias", "word"),
+    [("fp16", 16, 16, 16), ("fp8_e4m3", 16, 16, 8), ("q2.9", 16, 18, 12), ("q1.2", 16, 10, 4)],
+)
+def test_bits_of_words_and_parameters(name, scale, bias, word):
+    chip = CHIP.replace(format=name)
+    source = FeatureMap("in", 2, 4, 6)
+    layer = random_conv(np.random.default_rng(0), source, "a", 5, format=chip.number_format)
+    assert parameter_bits(layer, chip) == 5 * (scale + bias)
+    assert parameter_bits(replace(layer, bias=None), chip) == 5 * scale
+    assert parameter_bits(replace(layer, scale=None), chip) == 5 * bias
+    assert map_bits(PlacedMap(source, 2, 2), chip) == 2 * 4 * 6 * word
+
+
 def test_one_chip_has_no_borders():
     assert border_words(PlacedMap(FeatureMap("m", 5, 4, 6), 2, 2), CHIP, MeshConfig()) == 0
 
@@ -50,6 +67,8 @@ def test_only_maps_read_by_3x3_layers_have_borders():
 @pytest.mark.parametrize("seed", range(20))
 def test_the_compiler_and_the_model_count_the_same_words(seed):
     rng = np.random.default_rng(seed)
-    stage, chip, mesh = random_stage(rng), random_chip(rng), random_mesh(rng)
+    number_format = format_by_name(("fp16", "q2.9", "q1.2")[seed % 3])
+    stage = random_stage(rng, format=number_format)
+    chip, mesh = random_chip(rng).replace(format=number_format.name), random_mesh(rng)
     allocation = allocate(stage, chip, mesh)
     assert fmm_words(compile_stage(stage, chip, mesh)) == allocation.words_per_tile * chip.tiles

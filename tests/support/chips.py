@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hyperdrive_hdl.arith.formats import format_by_name
+from hyperdrive_hdl.arith.formats import FP16, Format
 from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.compiler.ir import ChipProgram, ChipStage, FeatureMap
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
@@ -20,19 +20,22 @@ MINI = ChipConfig(
 )
 
 
-def small_stage(rng: np.random.Generator, *, height: int = 3, width: int = 2) -> ChipStage:
+def small_stage(
+    rng: np.random.Generator, *, height: int = 3, width: int = 2, format: Format = FP16
+) -> ChipStage:
     """A 3x3 layer, its input channels in blocks of two and one, and a 1x1 one with a bypass."""
     source = FeatureMap("in", 3, height, width)
-    first = random_conv(rng, source, "first", 3)
-    second = random_conv(rng, first.output, "second", 3, kernel=1, bypass=source)
+    first = random_conv(rng, source, "first", 3, format=format)
+    second = random_conv(rng, first.output, "second", 3, kernel=1, bypass=source, format=format)
     return ChipStage("small", (source,), (first, second), (second.output,))
 
 
 def small_program(seed: int, chip: ChipConfig = MINI) -> tuple[ChipProgram, ChipStage, dict[str, np.ndarray]]:
     """``small_stage`` compiled, and one random input."""
     rng = np.random.default_rng(seed)
-    stage = small_stage(rng)
-    return compile_stage(stage, chip, MeshConfig()), stage, {m.name: random_map(rng, m) for m in stage.inputs}
+    stage = small_stage(rng, format=chip.number_format)
+    image = {m.name: random_map(rng, m, format=chip.number_format) for m in stage.inputs}
+    return compile_stage(stage, chip, MeshConfig()), stage, image
 
 
 def stimulus(program: ChipProgram, images: list[dict[str, np.ndarray]], /, **changes) -> Stimulus:
@@ -58,8 +61,16 @@ def check_program(
 ) -> ProgramRun:
     """Every layer's picture and every stored map of every image, against the reference model."""
     chip = program.chip
-    number_format = format_by_name(chip.format)
-    expected = [run_stage(stage, image, wbuf_depth=chip.wbuf_depth, format=number_format) for image in images]
+    expected = [
+        run_stage(
+            stage,
+            image,
+            wbuf_depth=chip.wbuf_depth,
+            format=chip.number_format,
+            accumulator=chip.accumulator,
+        )
+        for image in images
+    ]
     seen = []
 
     def picture(image, layer, words):

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from hyperdrive_hdl.arith.formats import format_by_name
+from hyperdrive_hdl.arith.formats import FP16, Format
 from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.compiler.ir import ChipProgram, ChipStage
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
@@ -41,10 +41,18 @@ def simulator(chip: ChipConfig, engine: str = "cxxrtl") -> Backend:
 
 
 def random_inputs(
-    rng: np.random.Generator, stage: ChipStage, images: int, *, special: float = 0.0
+    rng: np.random.Generator,
+    stage: ChipStage,
+    images: int,
+    *,
+    special: float = 0.0,
+    format: Format = FP16,
 ) -> list[dict[str, np.ndarray]]:
     """Words for every input map of every image; a fraction of them infinities, NaN and subnormals."""
-    return [{m.name: random_map(rng, m, special=special) for m in stage.inputs} for _ in range(images)]
+    return [
+        {m.name: random_map(rng, m, special=special, format=format) for m in stage.inputs}
+        for _ in range(images)
+    ]
 
 
 def run_and_compare(
@@ -59,7 +67,13 @@ def run_and_compare(
     """Run a stage, or a given program for it, and compare every layer's picture and every stored map."""
     program = program or compile_stage(stage, chip, MeshConfig())
     expected = [
-        run_stage(stage, words, wbuf_depth=chip.wbuf_depth, format=format_by_name(chip.format))
+        run_stage(
+            stage,
+            words,
+            wbuf_depth=chip.wbuf_depth,
+            format=chip.number_format,
+            accumulator=chip.accumulator,
+        )
         for words in inputs
     ]
     comparison = Comparison()

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hyperdrive_hdl.arith.formats import FP16, Format
 from hyperdrive_hdl.compiler.ir import BinaryConv, ChipStage, FeatureMap
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
 
@@ -25,7 +26,7 @@ def random_mesh(rng: np.random.Generator) -> MeshConfig:
     return MeshConfig(rows=int(rng.integers(1, 4)), cols=int(rng.integers(1, 4)))
 
 
-def random_stage(rng: np.random.Generator, layers: int = 5) -> ChipStage:
+def random_stage(rng: np.random.Generator, layers: int = 5, format: Format = FP16) -> ChipStage:
     """A random graph of layers; every map that no layer reads is an output, and now and then another."""
     height, width = (int(n) for n in rng.integers(1, 14, 2))
     shapes = [int(rng.integers(1, 9)) for _ in range(int(rng.integers(1, 3)))]
@@ -56,6 +57,7 @@ def random_stage(rng: np.random.Generator, layers: int = 5) -> ChipStage:
             bias=rng.random() < 0.7,
             relu=rng.random() < 0.5,
             bypass=bypass,
+            format=format,
         )
         made.append(layer)
         maps.append(layer.output)
@@ -66,8 +68,10 @@ def random_stage(rng: np.random.Generator, layers: int = 5) -> ChipStage:
     return ChipStage("random", used, tuple(made), tuple(outputs))
 
 
-def random_map(rng: np.random.Generator, feature_map: FeatureMap, *, special: float = 0.0) -> np.ndarray:
+def random_map(
+    rng: np.random.Generator, feature_map: FeatureMap, *, special: float = 0.0, format: Format = FP16
+) -> np.ndarray:
     """Bit patterns of normal values; ``special`` is the share of arbitrary patterns among them."""
-    bits = rng.normal(0, 1, feature_map.shape).astype(np.float16).view(np.uint16)
-    anything = rng.integers(0, 1 << 16, feature_map.shape, dtype=np.uint16)
+    bits = format.encode(rng.normal(0, 1, feature_map.shape))
+    anything = rng.integers(0, 1 << format.width, feature_map.shape, dtype=np.uint16)
     return np.where(rng.random(feature_map.shape) < special, anything, bits)

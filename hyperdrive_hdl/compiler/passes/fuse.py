@@ -164,38 +164,76 @@ def _is_relu(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def round_parameters(graph: Graph, number_format: Format) -> Graph:
-    """Round scale and bias, so far float64, once to the chip's format; drop a scale that is 1 throughout.
+    """Round scale and bias, so far float64, once to the formats that the chip has them in; drop a scale that
+    is 1 throughout.
 
     Raises
     ------
-    ModelError : a value is not finite in that format
+    ModelError : a value is beyond its format, or all of a layer's scales are too small for theirs
     """
     constants = dict(graph.constants)
+    notes = list(graph.notes)
     nodes = []
     for node in graph.nodes:
         if is_binary_conv(node):
             names = list(node.input)
-            for place, what in ((SCALE, "scale"), (BIAS, "bias")):
+            for place, what, target in (
+                (SCALE, "scale", number_format.scales),
+                (BIAS, "bias", number_format.sums),
+            ):
                 if names[place]:
                     values = constants[names[place]]
-                    constants[names[place]] = bits = number_format.encode(values)
-                    _check_range(node, what, values, bits, number_format)
-            if names[SCALE] and np.all(number_format.decode(constants[names[SCALE]]) == 1):
-                names[SCALE] = ""
+                    _check_range(node, what, values, target, number_format)
+                    constants[names[place]] = target.encode(values)
+            if names[SCALE]:
+                words = constants[names[SCALE]]
+                _check_scales(node, graph.constants[names[SCALE]], words, number_format, notes)
+                if np.all(number_format.scales.decode(words) == 1):
+                    names[SCALE] = ""
             node = with_io(node, names)
         nodes.append(node)
-    return graph.replace(nodes=tuple(nodes), constants=constants).pruned()
+    return graph.replace(nodes=tuple(nodes), constants=constants, notes=tuple(notes)).pruned()
 
 
 def _check_range(
-    node: onnx.NodeProto, what: str, values: np.ndarray, words: np.ndarray, number_format: Format
+    node: onnx.NodeProto, what: str, values: np.ndarray, target: Format, number_format: Format
 ) -> None:
-    bad = [channel for channel, word in enumerate(words) if any(number_format.count_specials(word))]
-    if bad:
-        every = number_format.decode(np.arange(1 << number_format.width))
+    """Refuse values that their format does not have."""
+    bad = np.flatnonzero(~target.fits(values))
+    if bad.size:
+        channel = int(bad[0])
         raise ModelError(
-            f"node {describe(node)}: {what} of output channel {bad[0]} is {values[bad[0]]:.6g}, beyond "
-            f"{number_format.name}'s largest number {every[np.isfinite(every)].max():g} ({len(bad)} of "
-            f"{values.size} channels): check the batch normalisation's variance there, or rescale the "
-            f"layer before it"
+            f"node {describe(node)}: {what} of output channel {channel} is {values[channel]:.6g}, beyond the "
+            f"largest number of {_name(target, what, number_format)}, {target.largest:.8g} ({bad.size} of "
+            f"{values.size} channels): check the batch normalisation's variance there, rescale the layer "
+            f"before it, or take a format with more range"
         )
+
+
+def _check_scales(
+    node: onnx.NodeProto, values: np.ndarray, words: np.ndarray, number_format: Format, notes: list[str]
+) -> None:
+    """Refuse a layer whose scales all become zero, so that nothing of it is left; note single ones."""
+    target = number_format.scales
+    given = values != 0
+    lost = np.flatnonzero(given & (target.decode(words) == 0))
+    if not lost.size:
+        return
+    channel = int(lost[0])
+    what = (
+        f"node {describe(node)}: scale of output channel {channel} is {values[channel]:.6g}, too small for "
+        f"{_name(target, 'scale', number_format)}, and becomes 0 ({lost.size} of {values.size} channels)"
+    )
+    if lost.size == np.count_nonzero(given):
+        raise ModelError(
+            f"{what}, so that nothing is left of the layer: rescale the layer before it, or take a format "
+            f"with smaller numbers"
+        )
+    notes.append(what)
+
+
+def _name(target: Format, what: str, number_format: Format) -> str:
+    """A format, and what it is used for where the chip's own is another one."""
+    if target is number_format:
+        return target.name
+    return f"{target.name} (the format of {number_format.name}'s {what})"

@@ -9,8 +9,8 @@ from ..ir import BinaryConv, ChipStage, FeatureMap, HostStage, Network, Stage
 Nodes = list[onnx.NodeProto]
 
 
-def partition(graph: Graph, float_model: onnx.ModelProto | None = None) -> Network:
-    """Split a graph, with its parameters rounded, into as few stages as possible.
+def partition(graph: Graph, float_model: onnx.ModelProto | None = None, format: str = "fp16") -> Network:
+    """Split a graph, with its parameters rounded to ``format``, into as few stages as possible.
 
     Raises
     ------
@@ -34,6 +34,7 @@ def partition(graph: Graph, float_model: onnx.ModelProto | None = None) -> Netwo
         input_shape=graph.shapes[graph.input][1:],
         output=graph.output,
         stages=tuple(stages),
+        format=format,
         notes=graph.notes,
         float_model=float_model,
     )

@@ -18,10 +18,10 @@ def build():
 def upto(build, tmp_path):
     """The graph of the built model after all steps up to the one named."""
 
-    def run(result, last):
+    def run(result, last, format="fp16"):
         graph = read_graph(save(build.model(result), tmp_path))
         for name, step in STEPS.items():
-            graph = step(graph, format_by_name("fp16"))
+            graph = step(graph, format_by_name(format))
             if name == last:
                 return graph
         raise KeyError(last)

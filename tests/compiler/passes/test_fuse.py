@@ -215,6 +215,63 @@ class TestRound:
         x = build.node("Mul", [build.conv("image", 4, style="unit"), build.constant("c", 65519.0)])
         assert parameters(upto(x, "round_parameters"))[0].tolist() == [0x7BFF] * 4
 
+    @pytest.mark.parametrize(
+        ("format", "op", "value", "limit"),
+        [
+            ("bf16", "Mul", 3.4e38, "bf16, 3.3895314e+38 "),
+            ("fp8_e4m3", "Mul", 65520.0, "fp16 (the format of fp8_e4m3's scale), 65504 "),
+            ("q2.9", "Mul", 7.9999, "q3.12 (the format of q2.9's scale), 7.9997559 "),
+            ("q2.9", "Add", -256.002, "q8.9 (the format of q2.9's bias), 255.99805 "),
+            ("q0.3", "Add", 63.94, "q6.3 (the format of q0.3's bias), 63.875 "),
+        ],
+    )
+    def test_overflow_of_other_formats(self, build, upto, format, op, value, limit):
+        constant = build.constant("big", np.array([1, value]).reshape(2, 1, 1))
+        x = build.node(op, [build.conv("image", 2, style="unit", name="layer"), constant])
+        with pytest.raises(ModelError) as caught:
+            upto(x, "round_parameters", format)
+        message = str(caught.value)
+        assert (
+            f"of output channel 1 is {np.float32(value):.6g}, beyond the largest number of {limit}" in message
+        )
+        assert "(1 of 2 channels)" in message
+        assert "or take a format with more range" in message
+
+    @pytest.mark.parametrize(
+        ("format", "scale", "bias"),
+        [
+            ("fp16", [0x3800, 0x4500], [0xC100, 0x5640]),
+            ("bf16", [0x3F00, 0x40A0], [0xC020, 0x42C8]),
+            ("fp8_e5m2", [0x3800, 0x4500], [0xC100, 0x5640]),
+            ("q2.9", [0x0800, 0x5000], [0x3FB00, 0xC800]),
+            ("q1.2", [0x0800, 0x5000], [0x3F6, 0x190]),
+        ],
+    )
+    def test_words_of_every_format(self, build, upto, format, scale, bias):
+        x = build.conv("image", 2, style="unit")
+        for name, op, values in (("g", "Mul", [0.5, 5]), ("b", "Add", [-2.5, 100])):
+            x = build.node(op, [x, build.constant(name, np.array(values).reshape(2, 1, 1))])
+        found = parameters(upto(x, "round_parameters", format))
+        assert [words.tolist() for words in found] == [scale, bias]
+        number_format = format_by_name(format)
+        assert [words.dtype for words in found] == [number_format.scales.dtype, number_format.sums.dtype]
+
+    @pytest.mark.parametrize(("format", "small"), [("q2.9", 1.2e-4), ("fp16", 2e-8), ("fp16_ftz", 6e-5)])
+    def test_scales_too_small(self, build, upto, format, small):
+        """One channel that is lost is noted; a whole layer is refused. Zero itself is no loss."""
+        constant = build.constant("c", np.array([0, small, 0.5]).reshape(3, 1, 1))
+        x = build.node("Mul", [build.conv("image", 3, style="unit", name="layer"), constant])
+        graph = upto(x, "round_parameters", format)
+        assert parameters(graph)[0][:2].tolist() == [0, 0]
+        (note,) = graph.notes
+        assert "node 'layer' (hyperdrive::BinaryConv): scale of output channel 1 is" in note
+        assert "becomes 0 (1 of 3 channels)" in note
+        build.constants["c"][2] = small
+        with pytest.raises(ModelError, match=r"\(2 of 3 channels\), so that nothing is left of the layer"):
+            upto(x, "round_parameters", format)
+        build.constants["c"][:] = 0
+        assert upto(x, "round_parameters", format).notes == ()
+
     def test_negative_variance(self, build, upto):
         x = build.batch_norm(build.conv("image", 4, name="layer"))
         build.constants["bn_1_var"][1] = -1
