@@ -8,7 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import ChipConfig, MeshConfig
+from .arith.formats import ACCUMULATORS, FORMATS
+from .config import MAX_ADDER_LATENCY, ChipConfig, MeshConfig
 from .errors import ChipError, ConfigError, HyperdriveError
 from .files import OutputFolder, json_text, read_images, replaced
 from .presets import PRESETS, load_chip
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CHIP = "tiny"
 ENGINES = ("cxxrtl", "verilator", "pysim", "reference")
+
+CHIP_CHANGES = ("format", "accumulator", "adder_latency")  # options that change the chip
 
 DONE, DIFFERENT, INTERRUPTED = 0, 1, 130
 EXIT_STATUS = (
@@ -47,7 +50,10 @@ class _Job:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
         self.mesh = MeshConfig.parse(arguments.mesh)
-        self.chip: ChipConfig = load_chip(arguments.chip)
+        changes = {name: getattr(arguments, name) for name in CHIP_CHANGES}
+        self.chip: ChipConfig = load_chip(arguments.chip).replace(
+            **{name: value for name, value in changes.items() if value is not None}
+        )
         self.terminal = Terminal(quiet=arguments.quiet)
 
     def folder(self) -> OutputFolder:
@@ -230,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         "--measure", action="store_true", help="also run Table I's layer on the RTL of the paper's chip"
     )
     _add_common(paper, _paper)
-    paper.set_defaults(chip="paper", mesh="1x1", output=Path("build", "paper"))
+    paper.set_defaults(chip="paper", mesh="1x1", output=Path("build", "paper"), **dict.fromkeys(CHIP_CHANGES))
     return parser
 
 
@@ -245,11 +251,24 @@ def _add(
         parser.add_argument(argument, metavar=metavar, type=Path, help=text)
     chips = f"the chip: {', '.join(PRESETS)}, or a description file (default {DEFAULT_CHIP})"
     parser.add_argument("-c", "--chip", default=DEFAULT_CHIP, metavar="PRESET|FILE.toml", help=chips)
+    _add_chip_changes(parser)
     parser.add_argument("--mesh", default="1x1", metavar="RxC", help="rows x columns of chips (default 1x1)")
     place = Path("build", name)
     parser.add_argument("-o", "--output", type=Path, default=place, metavar="DIR", help=f"default {place}")
     _add_common(parser, command)
     return parser
+
+
+def _add_chip_changes(parser: argparse.ArgumentParser) -> None:
+    """The options of ``CHIP_CHANGES``. The chip checks their values, so that a file's are checked alike."""
+    names = f"{', '.join(FORMATS)}, or fixed point qI.F, for example q2.9"
+    parser.add_argument("--format", metavar="NAME", help=f"number format, in place of the chip's: {names}")
+    kinds = "|".join(ACCUMULATORS)
+    parser.add_argument(
+        "--accumulator", metavar=kinds, help="when sums are rounded, in place of the chip's setting"
+    )
+    stages = f"stages of the adders and the multiplier, 1 to {MAX_ADDER_LATENCY}, in place of the chip's"
+    parser.add_argument("--adder-latency", type=int, metavar="N", help=stages)
 
 
 def _add_common(parser: argparse.ArgumentParser, command: Callable[[_Job], int]) -> None:

@@ -65,7 +65,7 @@ def main() -> int:
     images = random_images(1, *compiled.network.input_shape[1:], seed=options.seed)
     exact = run_float(compiled.network, images)
     print(f"float32 network: {watch.lap():.1f} s")
-    run_network(compiled.network, images, wbuf_depth=chip.wbuf_depth, format=chip.format)
+    run_network(compiled.network, images, wbuf_depth=chip.wbuf_depth, accumulator=chip.accumulator)
     reference = watch.lap()
     with backend:
         run = simulate_network(compiled, images, backend, watch=progress)

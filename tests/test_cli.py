@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hyperdrive_hdl.cli import main
+from hyperdrive_hdl.config import ChipConfig
 from hyperdrive_hdl.data import digits_images, digits_model
 from hyperdrive_hdl.presets import PRESETS
 
@@ -143,6 +144,33 @@ def test_bad_chip_files(capsys, tmp_path, text, expected):
     message = refused(capsys, "estimate", MODEL, "-c", "chip.toml")
     assert "chip.toml" in message
     assert expected in message
+
+
+@pytest.mark.parametrize("argv", [["estimate", MODEL], ["compile", MODEL], ["verilog"], ["demo"]])
+def test_bad_options_of_the_chip(capsys, tmp_path, argv):
+    """The same checks and words as for a chip's file."""
+    message = refused(capsys, *argv, "--format", "fp99")
+    assert "chip 'tiny': format must be one of fp16, bf16, fp8_e5m2" in message
+    assert "or qI.F (fixed point" in message
+    assert "not 'fp99'" in message
+    message = refused(capsys, *argv, "--accumulator", "some")
+    assert "accumulator must be one of sequential, exact, not 'some'" in message
+    message = refused(capsys, *argv, "--format", "bf16", "--accumulator", "exact")
+    assert "'exact' does not go with format 'bf16'" in message
+    assert "hundreds of bits" in message
+    message = refused(capsys, *argv, "--adder-latency", "5")
+    assert "adder_latency must be an integer from 1 to 4, not 5" in message
+    assert not (tmp_path / "build").exists()
+
+
+def test_options_change_the_chip(capsys, tmp_path):
+    options = ["--format", "q2.9", "--accumulator", "exact", "--adder-latency", "2"]
+    assert main(["compile", MODEL, *options]) == 0
+    written = ChipConfig.from_toml(tmp_path / "build/compile/chip.toml")
+    chip = PRESETS["tiny"].replace(format="q2.9", accumulator="exact", adder_latency=2)
+    assert written.signature == chip.signature
+    # Program words have room for an 18-bit bias.
+    assert "words of 18 bits" in capsys.readouterr().out
 
 
 def test_unknown_presets_and_files(capsys):

@@ -128,6 +128,27 @@ def test_infinities_and_nan_are_reported(capsys, tmp_path):
     assert "NaN" in shown
 
 
+@pytest.mark.parametrize(
+    ("options", "beyond"),
+    [
+        (["--format", "bf16"], "Inf"),
+        (["--format", "fp8_e4m3"], "clipped"),
+        (["--format", "fp8_e5m2_ftz", "--accumulator", "exact"], "clipped"),
+        (["--format", "q2.9"], "clipped"),
+    ],
+)
+def test_formats_run_and_report(capsys, images, options, beyond):
+    assert main(["run", MODEL, images, "--engine", "reference", "--json", "figures.json", *options]) == 0
+    assert figures()["mismatches"] == 0
+    assert figures()["words_compared"] == 2 * WORDS
+    assert f", {options[1]}" in capsys.readouterr().out
+    np.save("large.npy", digits_images()[0][:1] * np.float32(1e37))
+    assert main(["run", MODEL, "large.npy", "--engine", "reference", *options]) == 0
+    shown = capsys.readouterr().out
+    assert beyond in shown
+    assert "warning: layer /block1/conv" in shown
+
+
 def test_a_chip_error_has_status_3(capsys, images, monkeypatch):
     from hyperdrive_hdl.errors import ChipError
 

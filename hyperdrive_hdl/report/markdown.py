@@ -39,6 +39,6 @@ def demo_report(facts: DemoFacts) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{cycle_line(run.totals)}.", "", "## Who computes what", ""]
     lines += [f"- {line.strip()}" for line in split_lines(run.stages)]
-    lines += [f"- {line}" for line in special_lines(run.layers)]
+    lines += [f"- {line}" for line in special_lines(run)]
     lines += [f"- {mismatch}" for mismatch in run.first_mismatches]
     return "\n".join([*lines, "", "The same figures as values: [report.json](report.json).", ""])

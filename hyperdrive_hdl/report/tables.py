@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from rich.table import Table
 from rich.text import Text
 
+from ..arith.formats import SEQUENTIAL
 from ..config import ChipConfig, MeshConfig
-from .facts import CycleFacts, DemoFacts, EstimateFacts, LayerFacts, RunFacts, StageFacts
+from .facts import CycleFacts, DemoFacts, EstimateFacts, RunFacts, StageFacts
 
 NODES_SHOWN = 4  # of a stage, before the line is cut
 
@@ -30,6 +31,10 @@ def chip_line(chip: ChipConfig, mesh: MeshConfig) -> str:
         f"{chip.tpus} TPUs, {number(chip.fmm_words)} words of feature maps, {chip.wbuf_depth} weight rows, "
         f"{chip.format}"
     )
+    if chip.accumulator != SEQUENTIAL:
+        text += f", {chip.accumulator} sums"
+    if chip.adder_latency > 1:
+        text += f", adders of {chip.adder_latency} stages"
     return text if mesh.chips == 1 else f"{text}; mesh {mesh} = {mesh.chips} chips"
 
 
@@ -45,9 +50,9 @@ def split_lines(stages: Iterable[StageFacts]) -> Iterator[str]:
         yield f"  {where}  {stage.name}: {len(stage.nodes)} {unit}: {shown}"
 
 
-def layer_table(layers: Iterable[LayerFacts], totals: CycleFacts, *, compared: bool) -> Table:
+def layer_table(facts: RunFacts | EstimateFacts, *, compared: bool) -> Table:
     """A row per layer and the totals below; ``compared`` adds the column of mismatches."""
-    layers = list(layers)
+    layers, totals = facts.layers, facts.totals
     special = any(layer.infinities or layer.nans for layer in layers)
     table = Table(title_justify="left", box=None, pad_edge=False, show_footer=True)
     table.add_column("layer", footer="total", overflow="fold")
@@ -61,7 +66,8 @@ def layer_table(layers: Iterable[LayerFacts], totals: CycleFacts, *, compared: b
         differing = sum(layer.mismatches or 0 for layer in layers)
         table.add_column("mismatches", number(differing), justify="right")
     if special:
-        for name, values in (("Inf", [x.infinities for x in layers]), ("NaN", [x.nans for x in layers])):
+        beyond = "clipped" if facts.chip.number_format.saturates else "Inf"
+        for name, values in ((beyond, [x.infinities for x in layers]), ("NaN", [x.nans for x in layers])):
             table.add_column(name, number(sum(values)), justify="right")
     for layer in layers:
         kernel = f"{layer.kernel}x{layer.kernel}" + (f" /{layer.stride}" if layer.stride > 1 else "")
@@ -91,24 +97,31 @@ def run_lines(facts: RunFacts) -> Iterator[str | Table]:
     yield from split_lines(facts.stages)
     yield from (f"note: {note}" for note in facts.notes)
     yield ""
-    yield layer_table(facts.layers, facts.totals, compared=True)
+    yield layer_table(facts, compared=True)
     yield ""
     yield f"engine {facts.engine}, {facts.images} image{'s' if facts.images > 1 else ''}"
     if facts.totals.cycles is not None:
         rate = facts.simulated_cycles_per_second or 0
         yield f"{cycle_line(facts.totals)}; {rate:,.0f} cycles/s simulated"
-    yield from special_lines(facts.layers)
+    yield from special_lines(facts)
     compared, differing = number(facts.words_compared), number(facts.mismatches)
     yield f"{compared} words compared with the reference, {differing} differ"
 
 
-def special_lines(layers: Iterable[LayerFacts]) -> Iterator[str]:
+def special_lines(facts: RunFacts) -> Iterator[str]:
     """A warning where values have left the format."""
-    for layer in layers:
+    number_format = facts.chip.number_format
+    if number_format.saturates:
+        beyond = "clipped"
+        why = f"{number_format.name} ends at {number_format.largest:g}"
+    else:
+        beyond = "infinite"
+        why = f"unscaled sums can overflow {number_format.sums.name}"
+    for layer in facts.layers:
         if layer.infinities or layer.nans:
             yield (
-                f"warning: layer {layer.name}: {number(layer.infinities)} infinite and "
-                f"{number(layer.nans)} NaN words; unscaled sums can overflow FP16, look at this layer's scale"
+                f"warning: layer {layer.name}: {number(layer.infinities)} {beyond} and "
+                f"{number(layer.nans)} NaN words; {why}, look at this layer's scale"
             )
 
 
@@ -129,7 +142,7 @@ def estimate_lines(facts: EstimateFacts) -> Iterator[str | Table]:
     yield from split_lines(facts.stages)
     yield from (f"note: {note}" for note in facts.notes)
     yield ""
-    yield layer_table(facts.layers, facts.totals, compared=False)
+    yield layer_table(facts, compared=False)
     yield ""
     yield f"{cycle_line(facts.totals)}; streams that never stall, one image"
     used, there = number(facts.fmm_words), number(facts.chip.fmm_words)

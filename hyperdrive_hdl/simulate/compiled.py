@@ -41,6 +41,16 @@ def build_cached(key: bytes, build: Callable[[Path], None], *, kind: str) -> Pat
     return place
 
 
+def bits_of_lines(lines: np.ndarray, start: int, width: int) -> np.ndarray:
+    """Words of ``width`` bits from bit ``start`` on, of lines [lines, bytes] with the lowest byte first."""
+    first, shift = divmod(start, 8)
+    after = -(-(start + width) // 8)
+    value = np.zeros(len(lines), np.uint32)
+    for index, byte in enumerate(range(first, after)):
+        value |= lines[:, byte].astype(np.uint32) << np.uint32(8 * index)
+    return (value >> np.uint32(shift) & np.uint32((1 << width) - 1)).astype(np.uint16)
+
+
 class CompiledBackend(Backend):
     """A chip in a shared library with the interface of cxx/api.h."""
 
@@ -110,21 +120,22 @@ class CompiledBackend(Backend):
 
     def memory(self) -> np.ndarray:
         config = self.config
-        line_words = self._line_words()
+        line_bytes = self._line_bytes()
         words = np.empty(
             (config.tile_rows, config.tile_cols, config.fmm_banks, config.fmm_bank_depth), np.uint16
         )
         for bank in range(config.fmm_banks):
             for row in range(config.tile_rows):
                 address = self._library.hyperdrive_memory(self._driver, bank, row)
-                raw = (ctypes.c_uint16 * (config.fmm_bank_depth * line_words)).from_address(address)
-                lines = np.frombuffer(raw, np.uint16).reshape(config.fmm_bank_depth, line_words)
-                words[row, :, bank] = lines[:, : config.tile_cols].T
+                raw = (ctypes.c_uint8 * (config.fmm_bank_depth * line_bytes)).from_address(address)
+                lines = np.frombuffer(raw, np.uint8).reshape(config.fmm_bank_depth, line_bytes)
+                for col in range(config.tile_cols):
+                    words[row, col, bank] = bits_of_lines(lines, col * config.word_width, config.word_width)
         return words.reshape(config.tile_rows, config.tile_cols, config.fmm_words_per_tile)
 
-    def _line_words(self) -> int:
-        """16-bit words from one line of an SRAM to the next: lines are whole 32-bit chunks."""
-        return 2 * -(-self.config.word_width * self.config.tile_cols // 32)
+    def _line_bytes(self) -> int:
+        """Bytes from one line of an SRAM to the next: lines are whole 32-bit chunks."""
+        return 4 * -(-self.config.word_width * self.config.tile_cols // 32)
 
     def close(self) -> None:
         if self._driver is not None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..arith.formats import format_by_name
 from ..compiler.host import HostRunner, check_images, stack
 from ..compiler.ir import CompiledNetwork, HostStage, PlacedLayer
 from ..model.network import NetworkResult
@@ -97,7 +96,7 @@ def simulate_network(
     """
     network, chip = compiled.network, compiled.chip
     check_images(network, images)
-    number_format = format_by_name(chip.format)
+    number_format = chip.number_format
     values = [{network.input: image[None]} for image in images]
     words: list[dict[str, np.ndarray]] = [{} for _ in images]
     pictures: list[tuple[str, str, int, np.ndarray]] = []  # name, map, image, words
@@ -105,7 +104,11 @@ def simulate_network(
 
     with Beside(
         lambda check: run_reference(
-            network, images, wbuf_depth=chip.wbuf_depth, format=chip.format, progress=lambda *_: check()
+            network,
+            images,
+            wbuf_depth=chip.wbuf_depth,
+            accumulator=chip.accumulator,
+            progress=lambda *_: check(),
         )
     ) as beside:
         for stage in network.stages:

@@ -126,6 +126,7 @@ class PysimBackend(Backend):
 
     def _read_memory(self, ctx) -> np.ndarray:
         config = self.config
+        mask = (1 << config.word_width) - 1
         image = np.empty(
             (config.tile_rows, config.tile_cols, config.fmm_banks, config.fmm_bank_depth), np.uint16
         )
@@ -133,7 +134,7 @@ class PysimBackend(Backend):
             for address in range(config.fmm_bank_depth):
                 line = ctx.get(cells[address])
                 for col in range(config.tile_cols):
-                    image[row, col, bank, address] = line >> (config.word_width * col) & 0xFFFF
+                    image[row, col, bank, address] = line >> (config.word_width * col) & mask
         return image.reshape(config.tile_rows, config.tile_cols, config.fmm_words_per_tile)
 
 

@@ -63,11 +63,10 @@ class VerilatorBackend(CompiledBackend):
 
         return build_cached(key, build, kind="verilator") / "simulator.so"
 
-    def _line_words(self) -> int:
+    def _line_bytes(self) -> int:
+        # Verilator takes the smallest C type up to 64 bits, and 32-bit chunks beyond.
         width = self.config.word_width * self.config.tile_cols
-        if width <= 16:
-            return 1
-        return 4 if 32 < width <= 64 else super()._line_words()
+        return next((size for size in (1, 2, 4, 8) if width <= 8 * size), super()._line_bytes())
 
 
 def _verilator_root() -> Path:

@@ -36,7 +36,9 @@ def export_testbench(compiled: CompiledNetwork, images: np.ndarray) -> Testbench
     ModelError : the images do not suit the network
     """
     chip = compiled.chip
-    reference = run_network(compiled.network, images, wbuf_depth=chip.wbuf_depth, format=chip.format)
+    reference = run_network(
+        compiled.network, images, wbuf_depth=chip.wbuf_depth, accumulator=chip.accumulator
+    )
     program, fm_in, expected = _Words(chip.program_width), _Words(chip.word_width), _Words(chip.word_width)
     for name, code in compiled.programs.items():
         program.add(f"stage {name}, {len(images)} images", code.words(len(images)))

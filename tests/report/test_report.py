@@ -74,9 +74,34 @@ def test_special_values_and_differences_are_shown(facts):
     assert lines[-1] == "  ... and 5 more"
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bf16", "12 infinite and 3 NaN words; unscaled sums can overflow bf16"),
+        ("fp8_e5m2", "12 clipped and 3 NaN words; fp8_e5m2 ends at 57344"),
+        ("fp8_e4m3_ftz", "12 clipped and 3 NaN words; fp8_e4m3_ftz ends at 448"),
+        ("q2.9", "12 clipped and 3 NaN words; q2.9 ends at 3.99805"),
+    ],
+)
+def test_special_values_in_the_words_of_the_format(facts, name, expected):
+    layers = (replace(facts.layers[0], infinities=12, nans=3), *facts.layers[1:])
+    chip = facts.chip.replace(format=name, adder_latency=3)
+    text = shown(run_lines(replace(facts, layers=layers, chip=chip)))
+    assert expected in text
+    assert f"{name}, adders of 3 stages" in text
+    heading = next(line for line in text.splitlines() if line.startswith("layer"))
+    assert ("clipped" in heading) == chip.number_format.saturates
+    assert ("Inf" in heading) != chip.number_format.saturates
+
+
+def test_exact_sums_are_named(facts):
+    exact = replace(facts, chip=facts.chip.replace(accumulator="exact"))
+    assert "fp16, exact sums" in shown(run_lines(exact))
+
+
 def test_names_are_not_markup(facts):
     odd = replace(facts.layers[0], name="[red]conv[/red]")
-    assert "[red]conv[/red]" in shown([layer_table([odd], facts.totals, compared=True)])
+    assert "[red]conv[/red]" in shown([layer_table(replace(facts, layers=(odd,)), compared=True)])
     assert "&lt;conv&gt;" in layers_svg(replace(facts, layers=(replace(odd, name="<conv>"),)))
 
 

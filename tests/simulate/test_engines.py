@@ -240,8 +240,8 @@ def test_waveforms(engine, tmp_path):
         "program__payload",
         "fm_in__payload",
         "fm_out__payload",
-        "accumulate",
-        "swap",
+        "enable",
+        "ends",
         "held",
         "layer",
     ):
