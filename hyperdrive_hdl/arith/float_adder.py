@@ -3,30 +3,20 @@
 from types import SimpleNamespace
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from . import reference
-from .float_steps import (
-    check_parameters,
-    merge_sticky,
-    move_up,
-    passed_on,
-    registered,
-    round_and_pack,
-    step_signals,
-    take,
-    unpack,
-)
+from .float_steps import check_layout, merge_sticky, move_up, round_and_pack, take, unpack
+from .pipelined import PipelinedUnit, Step, passed_on, step_signals
 from .reference import FloatLayout
 
 
-class FloatAdder(wiring.Component):
+class FloatAdder(PipelinedUnit):
     """``result`` = ``a`` + ``b``, or ``a`` - ``b`` where ``subtract`` is set, rounded to nearest even.
 
-    Latency ``stages`` - 1, a sum per cycle, no back-pressure; of one stage it is combinational. Subnormals
-    are kept, infinities are IEEE's, every NaN result is the canonical one, x - x is +0, -0 + -0 is -0.
+    Latency ``stages`` - 1, a sum per cycle, no back-pressure; of one stage it is combinational. Infinities
+    are IEEE's, every NaN result is the canonical one, x - x is +0, -0 + -0 is -0. Subnormals are kept, or
+    with ``layout.flush`` taken for zeros, and results that would be subnormal are +0.
 
     It is instantiated once per TPU, so every step is there to save area:
 
@@ -41,67 +31,41 @@ class FloatAdder(wiring.Component):
       look-up tables with the first move. A sum of zero is told early, and takes the exponent with it.
     - *round*: see ``float_steps``. Infinity and NaN go through as overflows.
 
+    To flush, only ``small`` is cleared: where ``large`` is subnormal, so is the sum, which is cleared. Sums
+    that small are exact.
+
     The steps hand over one group of signals each; that is where a pipelined adder has its registers.
 
     Parameters
     ----------
-    exponent_bits, mantissa_bits : int
-        Fields of the format; binary16 has 5 and 10.
-    stages : int
-        1 to 4. The register behind ``result`` ends the last stage and is the user's.
+    layout : fields of the format; binary16 has 5 and 10
+    stages : 1 to 4. The register behind ``result`` ends the last stage and is the user's
 
     Members
     -------
-    a, b : In(W), W = 1 + ``exponent_bits`` + ``mantissa_bits``
+    a, b : In(W), W = ``layout.width``
     subtract : In(1)
     result : Out(W)
     """
 
-    # The steps that end with registers, by the number of stages.
-    _CUTS = {1: (), 2: ("add",), 3: ("align", "coarse"), 4: ("order", "add", "fine")}
+    _CUTS = {1: "", 2: "add", 3: "align coarse", 4: "order add fine"}
 
-    def __init__(self, *, exponent_bits: int, mantissa_bits: int, stages: int = 1):
-        check_parameters(
-            exponent_bits=exponent_bits,
-            mantissa_bits=mantissa_bits,
+    def __init__(self, *, layout: FloatLayout, stages: int = 1):
+        check_layout(layout)
+        self._layout = layout
+        super().__init__(
+            operands={"a": layout.width, "b": layout.width, "subtract": 1},
+            results={"result": layout.width},
+            cuts=self._CUTS,
             stages=stages,
-            most_stages=max(self._CUTS),
         )
-        self._layout = FloatLayout(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits)
-        self._stages = stages
-        width = self._layout.width
-        super().__init__({"a": In(width), "b": In(width), "subtract": In(1), "result": Out(width)})
-
-    @property
-    def layout(self) -> FloatLayout:
-        """Widths and special words of the format."""
-        return self._layout
-
-    @property
-    def latency(self) -> int:
-        """Cycles from operands to result."""
-        return self._stages - 1
 
     def model(self, a: int, b: int, subtract: int) -> int:
         """The result, computed in plain integers."""
         return reference.add(self._layout, a, b, subtract=bool(subtract))
 
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        signals = SimpleNamespace(a=self.a, b=self.b, subtract=self.subtract)
-        steps = {
-            "order": self._order,
-            "align": self._align,
-            "add": self._add,
-            "coarse": self._coarse,
-            "fine": self._fine,
-        }
-        for name, step in steps.items():
-            signals = step(m, signals)
-            if name in self._CUTS[self._stages]:
-                signals = registered(m, signals, name)
-        self._round(m, signals)
-        return m
+    def _steps(self) -> tuple[Step, ...]:
+        return self._order, self._align, self._add, self._coarse, self._fine, self._round
 
     @property
     def _align_stages(self) -> int:
@@ -125,6 +89,9 @@ class FloatAdder(wiring.Component):
         stages = self._align_stages
         distance = difference[:-1] ^ swap.replicate(layout.exponent_bits)
         far = distance[stages:].any()
+        small = Mux(swap, Cat(a_significand, 0), Cat(0, b_significand))
+        if layout.flush:
+            small &= Mux(swap, a_significand[-1], b_significand[-1]).replicate(len(small))
         ordered = step_signals(
             "ordered",
             sign=1,  # of the large operand
@@ -147,7 +114,7 @@ class FloatAdder(wiring.Component):
             ordered.subtract.eq(ordered.unlike & ~ordered.special),
             ordered.exponent.eq(Mux(swap, b_exponent, a_exponent)),
             ordered.large.eq(Mux(swap, b_significand, a_significand)),
-            ordered.small.eq(Mux(swap, Cat(a_significand, 0), Cat(0, b_significand))),
+            ordered.small.eq(small),
             ordered.distance.eq(distance[:stages] | far.replicate(stages)),
         ]
         return ordered
@@ -235,6 +202,8 @@ class FloatAdder(wiring.Component):
                 )
             ),
         ]
+        if layout.flush:
+            coarse.subtract = summed.subtract
         moved, exponent = word, summed.exponent
         if layout.exponent_bits >= step.bit_length():
             # A sum that moves this far has at most one bit below `total`; the two under that are equal.
@@ -253,16 +222,18 @@ class FloatAdder(wiring.Component):
         word, owed = move_up(m, word, exponent, step=2)
         word = merge_sticky(m, word, bits=self._layout.mantissa_bits + 4, name="sticky")
         fine = SimpleNamespace(word=word, exponent=exponent, owed=owed)
-        return passed_on(coarse, "sign nan overflow", fine)
+        return SimpleNamespace(**(vars(coarse) | vars(fine)))
 
-    def _round(self, m: Module, fine: SimpleNamespace) -> None:
-        packed = round_and_pack(
+    def _round(self, m: Module, fine: SimpleNamespace) -> SimpleNamespace:
+        packed, flushed = round_and_pack(
             m,
             self._layout,
             fine.word,
             Value.cast(Cat(fine.exponent[0] & ~fine.overflow, fine.exponent[1:])),
             owed=fine.owed,
-            overflow=fine.overflow,
+            clear=fine.overflow,
             nan=fine.nan,
         )
-        m.d.comb += self.result.eq(Cat(packed, fine.sign))
+        # Zeros of like signs keep it.
+        sign = fine.sign & ~(flushed & fine.subtract) if self._layout.flush else fine.sign
+        return SimpleNamespace(result=Cat(packed, sign))

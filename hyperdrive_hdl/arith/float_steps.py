@@ -1,55 +1,37 @@
-"""What the adder and the multiplier share: unpack, normalise, round and pack, and registers between.
+"""What the adder and the multiplier share: unpack, normalise, round and pack.
 
 Between the steps an exponent ``e`` goes with a word whose top bit, if set, is the hidden bit of a result with
 exponent field e + 1. ``e`` is also the number of places that the word may still move up, so that
 normalising stops by itself where subnormals begin: they cost nothing.
 """
 
-from types import SimpleNamespace
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from .reference import FloatLayout
 
 
-def check_parameters(*, exponent_bits: int, mantissa_bits: int, stages: int, most_stages: int) -> None:
-    """Raise ``ValueError`` unless there is such a unit."""
-    for name, value, low, high in (
-        ("exponent_bits", exponent_bits, 3, 11),
-        ("mantissa_bits", mantissa_bits, 2, 52),
-        ("stages", stages, 1, most_stages),
-    ):
-        if type(value) is not int or not low <= value <= high:
+def check_layout(layout: FloatLayout) -> None:
+    """Raise ``ValueError`` unless there are units for it."""
+    for name, low, high in (("exponent_bits", 3, 11), ("mantissa_bits", 2, 52)):
+        value = getattr(layout, name)
+        if not low <= value <= high:
             raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
-
-
-def step_signals(name: str, **widths: int) -> SimpleNamespace:
-    """Signals between two steps. Not one ``View``, whose fields CXXRTL would take for one signal."""
-    return SimpleNamespace(**{key: Signal(width, name=f"{name}_{key}") for key, width in widths.items()})
-
-
-def passed_on(signals: SimpleNamespace, names: str, more: SimpleNamespace) -> SimpleNamespace:
-    """A step's own signals, and those of the step before that later ones need."""
-    return SimpleNamespace(**{name: getattr(signals, name) for name in names.split()}, **vars(more))
-
-
-def registered(m: Module, signals: SimpleNamespace, name: str) -> SimpleNamespace:
-    """The same signals a cycle later."""
-    later = {
-        key: Signal(len(value), name=f"{name}_{key}_q", reset_less=True)
-        for key, value in vars(signals).items()
-    }
-    m.d.sync += [register.eq(getattr(signals, key)) for key, register in later.items()]
-    return SimpleNamespace(**later)
+    if not layout.infinities:
+        raise ValueError("layout must have infinities: there are conversions without them, and no arithmetic")
 
 
 def unpack(m: Module, layout: FloatLayout, word: Value, *, name: str) -> tuple[Value, Value]:
-    """(effective exponent, significand with hidden bit); a subnormal has exponent 1, and the bit is 0."""
+    """(effective exponent, significand with hidden bit); a subnormal has exponent 1, and the bit is 0.
+
+    Where subnormals are flushed they have exponent 0, and the caller takes their fraction for zero.
+    """
     fraction = word[: layout.mantissa_bits]
     exponent = word[layout.mantissa_bits : layout.width - 1]
     hidden = Signal(name=f"{name}_hidden")
     m.d.comb += hidden.eq(exponent.any())
-    return Value.cast(Cat(exponent[0] | ~hidden, exponent[1:])), Value.cast(Cat(fraction, hidden))
+    if not layout.flush:
+        exponent = Cat(exponent[0] | ~hidden, exponent[1:])
+    return Value.cast(exponent), Value.cast(Cat(fraction, hidden))
 
 
 def is_special(layout: FloatLayout, word: Value) -> Value:
@@ -109,14 +91,17 @@ def round_and_pack(
     exponent: Value,
     *,
     owed: Value,
-    overflow: Value,
+    clear: Value,
     nan: Value,
-) -> Value:
+) -> tuple[Value, Value]:
     """Exponent and fraction of the result: the last place up if need be, rounded to nearest even.
 
     ``exponent`` is two too large where ``owed`` is set. If neither of the two top bits is set, no more than
-    one is left of it. Where the result is infinite or NaN, the caller sets ``overflow``, and either the top
-    bit with the exponent one below all ones, or the bit below the top one with all ones.
+    one is left of it. Where the result is infinite or NaN, the caller sets ``clear``, which is the
+    fraction's, and either the top bit with the exponent one below all ones, or the bit below the top one with
+    all ones.
+
+    Returns the fields, and whether the result would have been subnormal and was flushed to zero.
     """
     fraction_bits = layout.mantissa_bits
     top, following = word[-1], word[-2]
@@ -127,14 +112,20 @@ def round_and_pack(
     sticky = Signal()
     last = Signal()
     carry = Signal()
+    flushed = Signal()
+    placed = Mux(up, word[first - 1 : -2], word[first:-1])
+    if layout.flush:
+        # Without a hidden bit, and not about to get one from rounding.
+        m.d.comb += flushed.eq(~(top | (up & following) | (placed.all() & half)))
+        clear |= flushed
     m.d.comb += [
         up.eq(~top & (exponent[0] | (exponent[1] & ~owed) | exponent[2:].any())),
-        fraction.eq(Mux(overflow, 0, Mux(up, word[first - 1 : -2], word[first:-1]))),
+        fraction.eq(Mux(clear, 0, placed)),
         half.eq(Mux(up, word[first - 2], word[first - 1])),
         sticky.eq(word[: first - 2].any() | (~up & word[first - 2])),
         # The last bit is rounded outside the carry chain, whose first place would do no more than pass it on.
-        last.eq(Mux(fraction[0], ~half, half & sticky) & ~overflow),
-        carry.eq(fraction[0] & half & ~overflow),
+        last.eq(Mux(fraction[0], ~half, half & sticky) & ~clear),
+        carry.eq(fraction[0] & half & ~clear),
     ]
     # Moving up takes one from the exponent, and the hidden bit gives it back; without either of the top bits
     # the result is zero or subnormal, exponent field 0. One carry chain rounds, adds a top bit to the
@@ -143,4 +134,4 @@ def round_and_pack(
     addend = Cat(carry, Const(0, fraction_bits - 2), top, owed.replicate(layout.exponent_bits - 1))
     rounded = Signal(layout.width - 2)
     m.d.comb += rounded.eq(Cat(fraction[1:-1], fraction[-1] | nan, field) + addend)
-    return Value.cast(Cat(last, rounded))
+    return Value.cast(Cat(last, rounded)), flushed

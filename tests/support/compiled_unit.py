@@ -1,15 +1,16 @@
-"""Arithmetic units compiled to native code, and checked there against the C++ compiler's own half precision.
+"""Units compiled to native code: a component's results for arrays of operands, millions per second.
 
-``CompiledUnit`` turns a component with members ``a``, ``b`` (and ``subtract``) and ``result``
-of 16 bits into a shared library, in one of two ways:
+``CompiledUnit`` turns a component into a shared library, in one of two ways:
 
-- ``cxxrtl``: the RTL itself, simulated one pair of operands at a time;
-- ``gates``: the netlist after synthesis, as C++ on words of 512 bits, 512 pairs at a time. Registers of a
+- ``cxxrtl``: the RTL itself, simulated for one set of operands at a time;
+- ``gates``: the netlist after synthesis, as C++ on words of 512 bits, 512 sets at a time. Registers of a
   pipelined unit become wires; all ways through the netlist are shown to lead through ``latency`` of them, so
   that this is the same function, later.
 
-Libraries are cached in ``build/cache/units`` by the hash of all that goes into them. The C++ around the unit
-is ``compiled_unit.cc``.
+``CompiledFloat`` is a 16-bit adder or multiplier, checked there against the processor's own arithmetic.
+
+Libraries are cached in ``build/cache/units`` by the hash of all that goes into them. The C++ around a unit is
+in ``compiled_unit.cc`` and ``compiled_float.cc``.
 """
 
 import ctypes
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -28,16 +30,24 @@ from pathlib import Path
 
 import numpy as np
 from amaranth.back import rtlil
+from amaranth.hdl import Shape, Value
 from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from hyperdrive_hdl.arith.formats import FloatFormat
+from tests.support.witness import FloatWitness
 
 CACHE = Path(__file__).parents[2] / "build" / "cache" / "units"
 HARNESS = Path(__file__).with_suffix(".cc")
+FLOAT_HARNESS = HARNESS.with_name("compiled_float.cc")
 
-# Reads the unit as far as a netlist of two-input gates.
+# Reads the unit as far as a netlist of two-input gates. Without ABC's usual `scorr`, which takes a minute for
+# a multiplier and saves some per cent of the gates.
 SYNTHESIS = (
     "read_rtlil unit.il; hierarchy -top top; proc; flatten; opt -full -nodffe -nosdff; techmap; "
     "opt -nodffe -nosdff; "
-    "abc -g AND,OR,XOR,ANDNOT,ORNOT; opt_clean; write_json unit.json"
+    'abc -g AND,OR,XOR,ANDNOT,ORNOT -script "+strash;ifraig;dc2;strash;map"; opt_clean; '
+    "write_json unit.json"
 )
 CXXRTL = "read_rtlil unit.il; hierarchy -top top; proc; flatten; opt -full; write_cxxrtl -g0 unit.inc"
 
@@ -75,58 +85,95 @@ class CompiledUnit:
 
     Parameters
     ----------
-    unit : the component; for cxxrtl a combinational one
-    operation : "add" (with ``subtract``) or "multiply": what it is compared with
-    engine : "cxxrtl" or "gates"
+    unit : the component, with ports of up to 64 bits; for cxxrtl a combinational one
+    engine : "gates" or "cxxrtl"
     """
 
-    def __init__(self, unit: wiring.Component, *, operation: str, engine: str):
-        if operation not in ("add", "multiply"):
-            raise ValueError(f"operation must be add or multiply, not {operation!r}")
+    def __init__(self, unit: wiring.Component, *, engine: str = "gates", flags: tuple[str, ...] = ()):
         if engine not in ("cxxrtl", "gates"):
             raise ValueError(f"engine must be cxxrtl or gates, not {engine!r}")
-        self.operation = operation
         self.engine = engine
-        library = ctypes.CDLL(str(_build(unit, operation, engine)))
-        self._evaluate = library.evaluate
+        self._inputs, self._outputs = _ports(unit)
+        self._library = ctypes.CDLL(str(_build(unit, engine, flags)))
+        self._evaluate = self._library.evaluate
         self._evaluate.restype = None
-        self._evaluate.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_uint64]
-        self._oracle = library.oracle
+        self._evaluate.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_uint64]
+
+    def evaluate(self, **operands) -> dict[str, np.ndarray]:
+        """Results by port for an array of integers per input port; signed ports give signed results."""
+        if operands.keys() != self._inputs.keys():
+            raise ValueError(f"operands must be {', '.join(self._inputs)}, not {', '.join(operands)}")
+        arrays = [np.asarray(operands[name]) for name in self._inputs]
+        if len({array.shape for array in arrays}) != 1:
+            raise ValueError(f"operands must be of one shape, not {[array.shape for array in arrays]}")
+        arrays = [np.ascontiguousarray(array.astype(np.int64)) for array in arrays]
+        results = [np.empty(arrays[0].shape, np.int64) for _ in self._outputs]
+        self._evaluate(_pointers(arrays), _pointers(results), arrays[0].size)
+        named = {}
+        for (name, shape), result in zip(self._outputs.items(), results, strict=True):
+            unused = 64 - shape.width
+            named[name] = result << unused >> unused if shape.signed else result
+        return named
+
+
+class CompiledFloat(CompiledUnit):
+    """An adder or a multiplier of a format of 16 bits, with the processor's arithmetic as its oracle.
+
+    Parameters
+    ----------
+    unit : the component, with members ``a``, ``b``, ``subtract`` (of an adder), ``result``
+    format : binary16 or bfloat16, with or without subnormals
+    engine : "gates" or "cxxrtl"
+    """
+
+    def __init__(self, unit: wiring.Component, *, format: FloatFormat, engine: str = "gates"):
+        self._witness = FloatWitness(format.name)
+        self.operation = "add" if hasattr(unit, "subtract") else "multiply"
+        flags = (
+            f"-DOPERATION_{self.operation.upper()}",
+            f"-DMANTISSA_BITS={format.layout.mantissa_bits}",
+            f"-DFLUSH={int(format.layout.flush)}",
+        )
+        super().__init__(unit, engine=engine, flags=flags)
+        self._oracle = self._library.oracle
         self._oracle.restype = ctypes.c_int
         self._oracle.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_uint64]
-        self._operands = library.random_operands
+        self._operands = self._library.random_operands
         self._operands.restype = None
         self._operands.argtypes = [ctypes.c_uint64, ctypes.c_uint64] + [ctypes.c_void_p] * 3
-        self._check_random = library.check_random
+        self._check_random = self._library.check_random
         self._check_random.restype = ctypes.c_uint64
         self._check_random.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.POINTER(_Failure)]
         if engine == "gates":
-            self._check_all = library.check_all
+            self._check_all = self._library.check_all
             self._check_all.restype = ctypes.c_uint64
             self._check_all.argtypes = [ctypes.c_uint32] * 3 + [ctypes.POINTER(_Failure)]
 
     @property
     def has_oracle(self) -> bool:
-        """Whether the compiler knows half precision; if not, checks compare with numpy, and take longer."""
+        """Whether the compiler knows the format; if not, checks compare with numpy, and take longer."""
         return self._oracle(None, None, None, None, 0) == 1
 
-    def evaluate(self, a, b, subtract=None) -> np.ndarray:
+    def results(self, a, b, subtract) -> np.ndarray:
         """The unit's results for arrays of operands."""
-        return self._call(self._evaluate, a, b, subtract)
+        operands = {"a": a, "b": b} | ({"subtract": subtract} if self.operation == "add" else {})
+        return self.evaluate(**operands)["result"].astype(np.uint16)
 
-    def oracle(self, a, b, subtract=None) -> np.ndarray:
-        """The compiler's own results for arrays of operands."""
-        return self._call(self._oracle, a, b, subtract)
+    def oracle(self, a, b, subtract) -> np.ndarray:
+        """The processor's own results for arrays of operands."""
+        arrays = [np.ascontiguousarray(x, np.uint16) for x in (a, b, subtract)]
+        result = np.empty_like(arrays[0])
+        self._oracle(*(array.ctypes.data for array in (*arrays, result)), result.size)
+        return result
 
-    def witness(self, a, b, subtract=None) -> np.ndarray:
-        """numpy's results for arrays of operands, which is what the compiler's are checked with."""
-        a, b = np.asarray(a, np.uint16).view(np.float16), np.asarray(b, np.uint16).view(np.float16)
+    def witness(self, a, b, subtract) -> np.ndarray:
+        """numpy's, or ml_dtypes', results for arrays of operands: what the processor's are checked with."""
+        by = self._witness
         with np.errstate(all="ignore"):
+            a, b = by.read(a), by.read(b)
             if self.operation == "multiply":
-                result = a * b
-            else:
-                result = a + np.where(np.asarray(subtract, bool), -b, b)
-        return np.where(np.isnan(result), np.uint16(0x7E00), result.view(np.uint16))
+                return by.sums(by.multiply(a, b))
+            return by.sums(by.add(a, np.where(np.asarray(subtract, bool), -b, b)))
 
     def random_operands(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The operands that ``check_random`` uses: (a, b, subtract)."""
@@ -151,7 +198,7 @@ class CompiledUnit:
         """Compare all pairs with ``a`` from ``first`` to ``last`` and any ``b``."""
         if self.engine != "gates" or not self.has_oracle:
             raise ValueError(
-                "all pairs are checked by the gates engine, with a compiler that knows half precision"
+                "all pairs are checked by the gates engine, with a compiler that knows the format"
             )
 
         def part(start: int) -> Check:
@@ -163,18 +210,9 @@ class CompiledUnit:
         step = 1024
         return _in_parallel(part, range(first, last + 1, step), threads)
 
-    def _call(self, function, a, b, subtract) -> np.ndarray:
-        a, b = (np.ascontiguousarray(x, np.uint16) for x in (a, b))
-        subtract = np.ascontiguousarray(np.zeros_like(a) if subtract is None else subtract, np.uint16)
-        if not a.shape == b.shape == subtract.shape:
-            raise ValueError(f"operands must be of one shape, not {a.shape}, {b.shape} and {subtract.shape}")
-        result = np.empty_like(a)
-        function(a.ctypes.data, b.ctypes.data, subtract.ctypes.data, result.ctypes.data, a.size)
-        return result
-
     def _check_with_numpy(self, seed: int, count: int) -> Check:
         a, b, subtract = self.random_operands(seed, count)
-        result, expected = self.evaluate(a, b, subtract), self.witness(a, b, subtract)
+        result, expected = self.results(a, b, subtract), self.witness(a, b, subtract)
         wrong = np.flatnonzero(result != expected)
         first = ""
         if wrong.size:
@@ -225,8 +263,8 @@ def _machine() -> str:
     return f"{platform.machine()} {platform.processor()} {version} {features}"
 
 
-def gates_to_cpp(netlist: dict) -> tuple[str, int]:
-    """C++ function ``gates(a, b, subtract, result)`` on arrays of vectors, one per bit of a port; latency.
+def gates_to_cpp(netlist: dict, inputs: Iterable[str], outputs: Iterable[str]) -> tuple[str, int]:
+    """C++ function ``gates(in, out)`` on arrays of vectors, one per bit of all ports in order; latency.
 
     Raises
     ------
@@ -235,12 +273,11 @@ def gates_to_cpp(netlist: dict) -> tuple[str, int]:
     module = netlist["modules"]["top"]
     names: dict[int | str, str] = {"0": "zero", "1": "~zero"}
     ages: dict[int | str, int] = {}  # registers behind a bit; constants have no age
-    lines = ["static void gates(const vector *a, const vector *b, const vector *subtract, vector *result) {"]
+    lines = ["static void gates(const vector *in, vector *out) {"]
     lines.append("  const vector zero = {};")
-    for port, facts in module["ports"].items():
-        if facts["direction"] == "input" and port not in ("clk", "rst"):
-            names.update({bit: f"{port}[{index}]" for index, bit in enumerate(facts["bits"])})
-            ages.update(dict.fromkeys(facts["bits"], 0))
+    operands = [bit for port in inputs for bit in module["ports"][port]["bits"]]
+    names.update({bit: f"in[{index}]" for index, bit in enumerate(operands)})
+    ages.update(dict.fromkeys(operands, 0))
     waiting = list(module["cells"].values())
     while waiting:
         later = []
@@ -262,15 +299,46 @@ def gates_to_cpp(netlist: dict) -> tuple[str, int]:
         if len(later) == len(waiting):
             raise ValueError("netlist must be free of loops and of undriven wires")
         waiting = later
-    results = module["ports"]["result"]["bits"]
+    results = [bit for port in outputs for bit in module["ports"][port]["bits"]]
     latencies = {ages[bit] for bit in results if bit in ages}
     if len(latencies) != 1:
-        raise ValueError(f"result's bits must have one latency, not {sorted(latencies)}")
-    lines += [f"  result[{index}] = {names[bit]};" for index, bit in enumerate(results)]
+        raise ValueError(f"results must have one latency, not {sorted(latencies)}")
+    lines += [f"  out[{index}] = {names[bit]};" for index, bit in enumerate(results)]
     return "\n".join([*lines, "}", ""]), latencies.pop()
 
 
-def _build(unit: wiring.Component, operation: str, engine: str) -> Path:
+def _ports(unit: wiring.Component) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """Shapes of the input and of the output ports, by name."""
+    inputs, outputs = {}, {}
+    for path, member, value in unit.signature.flatten(unit):
+        (inputs if member.flow is In else outputs)["__".join(map(str, path))] = Value.cast(value).shape()
+    return inputs, outputs
+
+
+def _ports_to_cpp(unit: wiring.Component, engine: str) -> str:
+    """Number and widths of the ports, and how to evaluate a unit of the engine cxxrtl."""
+    lines = []
+    for kind, ports in zip(("INPUT", "OUTPUT"), _ports(unit), strict=True):
+        widths = ", ".join(str(shape.width) for shape in ports.values())
+        lines.append(f"static const int {kind}S = {len(ports)}, {kind}_WIDTHS[] = {{{widths}}};")
+    if engine == "cxxrtl":
+        inputs, outputs = ([f"top.p_{name.replace('_', '__')}" for name in ports] for ports in _ports(unit))
+        lines.append(
+            "static void evaluate_one(cxxrtl_design::p_top &top, const uint64_t in[][BLOCK], "
+            "uint64_t out[][BLOCK], int i) {"
+        )
+        lines += [f"  {member}.set<uint64_t>(in[{port}][i]);" for port, member in enumerate(inputs)]
+        lines.append("  top.step();")
+        lines += [f"  out[{port}][i] = {member}.get<uint64_t>();" for port, member in enumerate(outputs)]
+        lines.append("}")
+    return "\n".join([*lines, ""])
+
+
+def _pointers(arrays: list[np.ndarray]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+
+
+def _build(unit: wiring.Component, engine: str, more_flags: tuple[str, ...]) -> Path:
     if engine == "cxxrtl" and unit.latency > 0:
         raise ValueError("unit must be combinational for the engine cxxrtl")
     text = rtlil.convert(unit, name="top", emit_src=False)
@@ -283,13 +351,14 @@ def _build(unit: wiring.Component, operation: str, engine: str) -> Path:
         "-shared",
         "-Wno-psabi",
         f"-DUNIT_{engine.upper()}",
+        *more_flags,
     ]
-    flags.append(f"-DOPERATION_{operation.upper()}")
     sources = (
         text,
         str(unit.latency),
         script,
         HARNESS.read_text(),
+        FLOAT_HARNESS.read_text(),
         Path(__file__).read_text(),
         _machine(),
         " ".join(flags),
@@ -304,12 +373,15 @@ def _build(unit: wiring.Component, operation: str, engine: str) -> Path:
         (directory / "unit.il").write_text(text)
         run_yosys(script, directory)
         if engine == "gates":
-            gates, latency = gates_to_cpp(json.loads((directory / "unit.json").read_text()))
+            netlist = json.loads((directory / "unit.json").read_text())
+            gates, latency = gates_to_cpp(netlist, *_ports(unit))
             if latency != unit.latency:
                 raise ValueError(f"latency is {latency} by the netlist, {unit.latency} by the unit")
             (directory / "unit.inc").write_text(gates)
-        shutil.copy(HARNESS, directory / "unit.cc")
-        command = [*compiler(), *flags, f"-I{_cxxrtl_headers()}", "unit.cc", "-o", "unit.so"]
+        (directory / "ports.inc").write_text(_ports_to_cpp(unit, engine))
+        for source in (HARNESS, FLOAT_HARNESS):
+            shutil.copy(source, directory)
+        command = [*compiler(), *flags, f"-I{_cxxrtl_headers()}", HARNESS.name, "-o", "unit.so"]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
