@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from amaranth.hdl import ResetInserter, Signal
+from amaranth.hdl import Elaboratable, ResetInserter, Signal, Value
 
 from hyperdrive_hdl import isa
 from hyperdrive_hdl.compiler.emit import compile_stage
@@ -10,14 +10,17 @@ from hyperdrive_hdl.compiler.ir import ChipStage, FeatureMap
 from hyperdrive_hdl.config import MeshConfig
 from hyperdrive_hdl.isa import ErrorCode, Opcode
 from hyperdrive_hdl.model.layout import read_map, to_stream
+from hyperdrive_hdl.latencies import ISSUE_TO_ACCESS, ISSUE_TO_TERM, latencies
 from hyperdrive_hdl.rtl.chip import Chip
+from hyperdrive_hdl.rtl.hierarchy import ComponentRecord
+from hyperdrive_hdl.rtl.layouts import EpilogueSlotLayout, OperationLayout
 from hyperdrive_hdl.simulate.backend import Event
 from hyperdrive_hdl.simulate.python import PysimBackend
-from tests.support.chips import MINI, check_program, small_program, stimulus
+from tests.support.chips import MINI, check_program, small_program, small_stage, stimulus
 from tests.support.convolution import naive_stage
 from tests.support.resnet import random_conv
 from tests.support.stages import random_map
-from tests.support.streams import Stalls, get, put, simulate
+from tests.support.streams import Stalls, get, member, put, simulate
 
 
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 1, 1), (3, 2, 1), (1, 1, 2), (1, 2, 1)])
@@ -40,7 +43,7 @@ def test_results_do_not_depend_on_stalls():
     program, stage, image = small_program(1)
     runs = []
     with PysimBackend(MINI) as backend:
-        for seed in (None, 1, 2, 3):
+        for seed in (None, 1):
             runs.append(check_program(backend, program, stage, [image], stall_seed=seed))
     cycles = {run.counters.cycles for run in runs}
     assert len(cycles) == len(runs), "every pattern of stalls is another run"
@@ -76,8 +79,7 @@ def test_left_over_weights_are_an_error_after_the_layers():
         assert ErrorCode(backend.counters().error) is ErrorCode.LEFTOVER
 
 
-@pytest.mark.parametrize("seed", [None, 5])
-def test_a_second_program_after_halt(seed):
+def test_a_second_program_after_halt():
     """Other layers, another number of them; layer count, fences and parameter sets begin again."""
     rng = np.random.default_rng(0)
     source = FeatureMap("in", 2, 2, 2)
@@ -98,7 +100,7 @@ def test_a_second_program_after_halt(seed):
         program=np.concatenate([s.program for s in stimuli]),
         fm_in=np.concatenate([s.fm_in for s in stimuli]),
         output_words=sum(s.output_words for s in stimuli),
-        stall_seed=seed,
+        stall_seed=5,
     )
     events = []
     with PysimBackend(MINI) as backend:
@@ -126,9 +128,28 @@ def test_halt_waits_for_the_last_layer():
         np.testing.assert_array_equal(read_map(backend.memory(), output), wanted)
 
 
-def run_chip(program, image, *, fm_in_delay=0, stall_seed=None, config=MINI):
-    """One program on the bare component; the output words and what the status said, cycle by cycle."""
+class Recorded(Elaboratable):
+    """A chip whose ``blocks`` can be looked at by name, once it is elaborated."""
+
+    def __init__(self, chip):
+        self._chip = chip
+        self.blocks = {}
+
+    def elaborate(self, platform):
+        record = ComponentRecord()
+        module = self._chip.elaborate(record)
+        self._chip._MustUse__used = True  # Amaranth warns of components that nothing uses
+        self.blocks = dict(record.components)
+        return module
+
+
+def run_chip(program, image, *, fm_in_delay=0, stall_seed=None, config=MINI, watched=None):
+    """One program on the bare component; the output words and what the status said, cycle by cycle.
+
+    ``watched`` looks at members of the chip's blocks, see ``Watch``.
+    """
     dut = Chip(config=config)
+    recorded = Recorded(dut)
     feed = stimulus(program, [image])
     found: list[int] = []
     status: list[tuple[int, ...]] = []
@@ -154,7 +175,16 @@ def run_chip(program, image, *, fm_in_delay=0, stall_seed=None, config=MINI):
             status.append((busy, error, layer, layer_done, halted))
         assert not ctx.get(dut.status.busy)
 
-    simulate(dut, words, load, store, watch, limit=50_000)
+    async def inside(ctx):
+        values = []
+        for name in watched.NAMES:
+            block, _, path = name.partition(".")
+            values.append(Value.cast(member(recorded.blocks[block], path)))
+        while True:
+            _, _, *sample = await ctx.tick().sample(*values)
+            watched.look(dict(zip(watched.NAMES, sample, strict=True)))
+
+    simulate(recorded, words, load, store, watch, background=[inside] if watched else [], limit=50_000)
     return np.array(found, np.uint16), status
 
 
@@ -171,6 +201,112 @@ def test_status():
     busy = [s[0] for s in status]
     assert busy == sorted(busy), "idle, then busy until HALT"
     assert busy[-1] == 1
+
+
+class Watch:
+    """What the blocks promise each other, seen between them, in every cycle of a chip.
+
+    - No memory access meets another one in its bank.
+    - A lane is selected while its tile holds the sum that the slot is of, neither before nor after.
+    - A stored partial sum is written before it is read, with nothing else since.
+    - A weight row is the one that the operation named, in the cycle of its term.
+    """
+
+    NAMES = (
+        "issue.go", "issue.mac_enable", "issue.mac_address", "issue.enable", "issue.ends",
+        "sequencer.operation", "feature_memory.enable", "feature_memory.write", "feature_memory.address",
+        "weight_buffer.write.valid", "weight_buffer.write.ready", "weight_buffer.write.payload",
+        "weight_buffer.row", "epilogue.select", "epilogue.write", "epilogue.read",
+    )  # fmt: skip
+
+    def __init__(self, config):
+        self._at = latencies(config)
+        self._depth = config.fmm_bank_depth
+        self._lanes = config.lanes
+        self._operation = OperationLayout(config)
+        self._slot = EpilogueSlotLayout(config)
+        self._rows: list[int] = []
+        self._going: list[dict] = [{}] * 8  # operations that went so many cycles ago, the latest first
+        self._ended: list[int] = []  # cycles in which sums were held
+        self._selected = 0  # sums whose slots have been selected
+        self._written: dict[int, int] = {}  # partial sums, by address: cycle
+        self.cycle = 0
+        self.counts = dict.fromkeys(("both_ports", "restored", "terms", "slots", "partial", "bypass"), 0)
+
+    def look(self, now: dict) -> None:
+        cycle, counts = self.cycle, self.counts
+        operation = self._operation.from_bits(now["sequencer.operation"])
+        select, write, read = (
+            self._slot.from_bits(now[f"epilogue.{name}"]) for name in ("select", "write", "read")
+        )
+        access, term = self._going[ISSUE_TO_ACCESS - 1], self._going[ISSUE_TO_TERM - 1]
+
+        assert bool(access) == now["issue.mac_enable"]
+        if access and now["feature_memory.enable"]:
+            assert access["address"] // self._depth != now["feature_memory.address"] // self._depth
+            counts["both_ports"] += 1
+        if access and access["restore"]:
+            assert self._written[access["address"]] < cycle
+            counts["restored"] += 1
+        if write.valid:
+            assert not (read.valid and read.bypass)
+            assert now["feature_memory.enable"]
+            assert now["feature_memory.write"]
+            assert now["feature_memory.address"] == write.write_address
+            if write.partial:
+                self._written[write.write_address] = cycle
+                counts["partial"] += 1
+        counts["bypass"] += read.valid and read.bypass
+
+        if term and not term["restore"]:
+            assert now["issue.enable"] == (1 << self._lanes) - 1
+            assert now["weight_buffer.row"] == self._rows[term["row"]]
+            counts["terms"] += 1
+        assert now["issue.ends"] == bool(term and term["last"])
+        if now["issue.ends"]:
+            self._ended.append(cycle + self._at.accumulate)
+        if select.valid:
+            # Which sum is held now?
+            assert sum(held <= cycle for held in self._ended) == self._selected + 1
+            self._selected += select.sum_last
+            counts["slots"] += 1
+
+        went = {n: operation[n] for n in ("address", "restore", "row", "last")} if now["issue.go"] else {}
+        self._going = [went, *self._going[:-1]]
+        if now["weight_buffer.write.valid"] and now["weight_buffer.write.ready"]:
+            self._rows.append(now["weight_buffer.write.payload"])
+        self.cycle += 1
+
+
+VARIANTS = [  # and the height of the maps: with 1, a tile has one pixel
+    (MINI, 2),
+    (MINI.replace(adder_latency=2), 1),
+    (MINI.replace(adder_latency=2), 2),
+    (MINI.replace(adder_latency=3, format="fp8_e4m3"), 2),
+    (MINI.replace(adder_latency=4, format="q2.9", lanes=1), 1),
+    (MINI.replace(adder_latency=2, format="q2.9", accumulator="exact"), 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "height"), VARIANTS, ids=[f"{c.accumulator}{c.adder_latency}-{c.format}-{h}" for c, h in VARIANTS]
+)
+def test_the_blocks_together(config, height):
+    """Formats, accumulators and latencies: the results by other people's arithmetic, and ``Watch``."""
+    rng = np.random.default_rng(11)
+    format = config.number_format
+    stage = small_stage(rng, height=height, format=format)
+    program = compile_stage(stage, config, MeshConfig())
+    image = {"in": random_map(rng, stage.inputs[0], special=0.02, format=format)}
+    watch = Watch(config)
+    found, _ = run_chip(program, image, config=config, watched=watch)
+    wanted = naive_stage(stage, image, config.wbuf_depth, config.format, config.accumulator)["second"]
+    np.testing.assert_array_equal(found, to_stream(wanted, program.stores[0].map, config, 0, 0))
+    alternating = max(layer.instruction.interleave for layer in program.layers)
+    assert alternating == (min(config.sums_in_turn, -(-3 // config.lanes)) if height == 1 else 1)
+    if height == 1:  # hardly any work at a time
+        del watch.counts["both_ports"]
+    assert min(watch.counts.values()) > 0, watch.counts
 
 
 @pytest.mark.parametrize("delay", [0, 60, 300])
@@ -191,7 +327,7 @@ def test_layers_of_one_operation_wait_for_their_own_load(delay):
     np.testing.assert_array_equal(found, naive_stage(stage, image, chip.wbuf_depth)["layer3"].flatten())
 
 
-@pytest.mark.parametrize(("row", "col"), [(0, 1), (1, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("row", "col"), [(0, 1), (1, 1), (2, 2)])
 def test_a_chip_elsewhere_in_the_mesh_loads_and_stores_its_own_pixels(row, col):
     """A 1x1 layer needs no neighbours: a chip of a mesh computes its part alone, padding stays zero."""
     rng = np.random.default_rng(row * 3 + col)
@@ -229,7 +365,7 @@ def test_a_chip_elsewhere_in_the_mesh_loads_and_stores_its_own_pixels(row, col):
     assert wanted.size > 0 or not own.any()
 
 
-@pytest.mark.parametrize("cycles", [75, 110, 171])
+@pytest.mark.parametrize("cycles", [75, 171])
 def test_a_reset_in_the_middle_of_a_layer_leaves_nothing_behind(cycles):
     """No half a sum, instruction or weight row: after it, the program runs as on a fresh chip."""
     program, stage, image = small_program(14)

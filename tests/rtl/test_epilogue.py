@@ -3,199 +3,228 @@
 import random
 
 import pytest
+from amaranth.hdl import Value
 
+from hyperdrive_hdl.arith.formats import format_by_name
 from hyperdrive_hdl.config import ChipConfig
+from hyperdrive_hdl.latencies import PARAMETER_LOOKUP, latencies
 from hyperdrive_hdl.rtl.epilogue import EpilogueControl
-from tests.support.operations import operations, random_conv
-from tests.support.streams import fields, simulate
-
-STAGES = (4, 5, 6, 7, 8)
-FLUSH = 3  # cycles between a pixel's last slot and the first read of stored sums: the write must be done
-SETTLE = 3  # cycles between the last such read's slot and the next end: the held register must have it
+from hyperdrive_hdl.rtl.layouts import parameter_sets
+from tests.support.operations import Comparison, Packing, random_conv, sums
+from tests.support.streams import simulate
 
 
-def chip(lanes) -> ChipConfig:
-    return ChipConfig(lanes=lanes, tile_rows=2, tile_cols=3, fmm_banks=4, fmm_bank_depth=1024, wbuf_depth=27)
+def chip(lanes, latency=1, **changes) -> ChipConfig:
+    return ChipConfig(
+        lanes=lanes,
+        tile_rows=2,
+        tile_cols=3,
+        fmm_banks=4,
+        fmm_bank_depth=1024,
+        wbuf_depth=27,
+        adder_latency=latency,
+    ).replace(**changes)
 
 
-def sums(config, rng, layers) -> list[list[dict]]:
-    """The operations that end sums, layer by layer, with the layer's ``scratch`` and ``pixels``."""
+CHIPS = [
+    chip(1),
+    chip(4, 2),
+    chip(7, 3),
+    chip(2, 4),
+    chip(3, format="fp8_e4m3"),
+    chip(1, 2, format="q2.9"),
+    chip(4, 3, format="q0.3"),
+    chip(2, 4, format="fp8_e5m2"),
+    chip(3, accumulator="exact"),
+    chip(2, 2, format="q2.9", accumulator="exact"),
+    chip(3, 3, accumulator="exact"),
+]
+chips = pytest.mark.parametrize(
+    "config", CHIPS, ids=lambda c: f"{c.accumulator}{c.adder_latency}-{c.format}-{c.lanes}"
+)
+
+
+def stages(config) -> dict[str, int]:
+    """Members that show a slot, and how many cycles after it."""
+    at = latencies(config)
+    last = at.unit_stages - 1
+    return {
+        "select": at.select,
+        "scale_lookup": at.multiply - PARAMETER_LOOKUP,
+        "multiply": at.multiply + last,
+        "bias_lookup": at.bias - PARAMETER_LOOKUP,
+        "bias": at.bias + last,
+        "bypass": at.bypass + last,
+        "store": at.write - 1,
+        "read": at.read,
+        "write": at.write,
+    }
+
+
+def finishes(config, rng, layers) -> list[list[dict]]:
+    """What the epilogue is told of sums, layer by layer."""
     found = []
     while len(found) < layers:
-        conv, place = random_conv(rng, config, largest=3)
-        ends = [o for o in operations(conv, place, config) if o["last"]]
-        if len(ends) <= 60:
-            found.append(
-                [o | {"layer_scratch": conv.scratch_base, "layer_pixels": conv.pixels} for o in ends]
-            )
+        conv = random_conv(rng, config, largest=3)
+        one = [s.fields["finish"] for s in sums([conv], config)]
+        if len(one) <= 60:
+            found.append(one)
     return found
 
 
 def observe(config, layers, rng, eager):
-    """Give the sums as soon as, or some time after, the epilogue is ready; every cycle's outputs."""
+    """Give the sums as soon as, or some time after, the epilogue is ready, and compare the slots.
+
+    Returns every cycle's outputs, each sum's cycle with that of its layer's begin, and the slots by cycle.
+    """
     dut = EpilogueControl(config=config)
-    ends: list[tuple[int, int, int]] = []  # cycle, layer, index
+    packing = Packing(dut.finish.shape())
+    ends: list[tuple[int, int]] = []
     cycles: list[dict] = []
+    shown = {name: Value.cast(getattr(dut, name)) for name in stages(config)}
+    names = ("ready", "access", "access_address", "release_parameters", "started", "sum_done", "layer_done")
+    shown |= {name: getattr(dut, name) for name in names}
+    checks = {name: Comparison(getattr(dut, name)) for name in stages(config)}
+    slots: dict[int, dict] = {}  # by cycle, as they become known
+    assert dut.write_latency == latencies(config).write
 
     async def bench(ctx):
-        names = ("ready", "access", "access_address", "release_parameters", "started", "layer_done")
-
         async def tick():
-            cycles.append(
-                {name: ctx.get(getattr(dut, name)) for name in names}
-                | {stage: fields(ctx.get(getattr(dut, f"slot{stage}"))) for stage in STAGES}
-            )
+            """Look at everything, and compare the slots on their way."""
+            cycle = len(cycles)
+            cycles.append({name: ctx.get(value) for name, value in shown.items()})
+            for name, stage in stages(config).items():
+                wanted = slots.get(cycle - stage, {"valid": 0})
+                checks[name].check(ctx, wanted, f"{name} in cycle {cycle}")
             await ctx.tick()
 
-        for number, layer in enumerate(layers):
-            for index, end in enumerate(layer):
-                operation = {name: value for name, value in end.items() if not name.startswith("layer_s")}
-                del operation["layer_pixels"]
-                ctx.set(dut.scratch, end["layer_scratch"])
-                ctx.set(dut.pixels, end["layer_pixels"])
-                ctx.set(dut.operation, operation)
+        parameter_set = 0
+        for layer in layers:
+            begin = None
+            for index, finish in enumerate(layer):
+                ctx.set(Value.cast(dut.finish), packing.word(finish))
                 wait = 0 if eager else rng.choice([0, 0, 1, 2, 30])
+                before = rng.choice([0, 1, 2, 5]) if index == 0 else 0  # operations of the layer's first sum
                 while not ctx.get(dut.ready) or wait:
                     wait = max(0, wait - 1)
                     await tick()
-                ends.append((len(cycles), number, index))
+                if begin is None:
+                    begin = len(cycles)
+                    ctx.set(dut.begin, 1)
+                    for _ in range(before):
+                        await tick()
+                        ctx.set(dut.begin, 0)
+                ends.append((len(cycles), begin))
+                found = _slots(config, finish, *ends[-1], parameter_set)
+                parameter_set = (parameter_set + found[-1][1]["release_parameters"]) % parameter_sets(config)
+                slots.update(found)
                 ctx.set(dut.sum_ends, 1)
                 await tick()
                 ctx.set(dut.sum_ends, 0)
+                ctx.set(dut.begin, 0)
             while not ctx.get(dut.layer_done):
                 await tick()
         for _ in range(10):
             await tick()
 
     simulate(dut, bench, limit=50_000)
-    return cycles, ends
+    return cycles, ends, slots
 
 
-def timeline(layers, ends, parity):
-    """Slots by cycle of issue, and the cycles in which a sum must not end; ``parity`` of the bypass slots."""
-    slots: dict[int, dict] = {}
-    busy: set[int] = set()
-    parameter_set = 0
-    for cycle, number, index in ends:
-        end = layers[number][index]
-        at = cycle
-        for lane in range(end["lanes"]):
+def _slots(config, finish, cycle, begin, parameter_set) -> list[tuple[int, dict]]:
+    """The slots of a sum that ends in a cycle, each with its own."""
+    parts = format_by_name(config.format).words_per_sum if finish["partial"] else 1
+    found = []
+    at = cycle
+    for lane in range(finish["lanes"]):
+        for part in range(parts):
             at += 1
-            if end["bypass"] and at % 2 != parity:  # every second cycle, always the same ones
+            if finish["paced"] and (at - begin) % 2 == 0:
                 at += 1
-            last = lane == end["lanes"] - 1
-            release = last and end["block_last"] and bool(end["scale"] or end["bias"])
-            slots[at] = {
+            last = lane == finish["lanes"] - 1 and part == parts - 1
+            word = lane * parts + part
+            slot = {
                 "valid": 1,
-                "preload": 0,
                 "lane": lane,
-                "write_address": end["result"] + lane,
-                **({"read_address": end["bypass_address"] + lane} if end["bypass"] else {}),
-                **{name: end[name] for name in ("scale", "bias", "bypass", "relu", "rows", "cols")},
+                "part": part,
+                "write_address": finish["result"] + word,
+                **({"bypass_address": finish["bypass_address"] + word} if finish["bypass"] else {}),
+                **{
+                    name: finish[name]
+                    for name in ("partial", "scale", "bias", "bypass", "relu", "rows", "cols")
+                },
                 "parameters": parameter_set,
-                "release_parameters": int(release),
-                "layer_last": int(last and end["layer_last"]),
+                "release_parameters": int(last and finish["block_last"] and (finish["scale"] or finish["bias"])),
+                "sum_last": int(last),
+                "layer_last": int(last and finish["layer_last"]),
             }
-            parameter_set ^= release
-        busy.update(range(cycle + 1, at))
-        if end["preload"]:
-            # What the sum after the next starts from was stored by the same pixel, one pass before it.
-            stored = layers[number][index + 2 - end["layer_pixels"]]["result"]
-            busy.add(at)
-            at += FLUSH
-            for lane in range(end["lanes"]):
-                at += 1
-                slots[at] = {"valid": 0, "preload": 1, "lane": lane, "read_address": stored + lane}
-            at += SETTLE
-            busy.update(range(cycle + 1, at + 1))
-    return slots, busy
+            found.append((at, slot))
+    return found
 
 
+@chips
 @pytest.mark.parametrize("eager", [True, False])
-@pytest.mark.parametrize("lanes", [1, 2, 3, 4, 7])
-def test_slots(lanes, eager):
-    config = chip(lanes)
-    rng = random.Random(f"{lanes} {eager}")
-    layers = sums(config, rng, 16)
-    every = [end for layer in layers for end in layer]
-    assert sum(end["preload"] for end in every) > 4
-    assert sum(end["bypass"] for end in every) > 10
-    assert sum(not end["bypass"] for end in every) > 10
-    cycles, ends = observe(config, layers, rng, eager)
+def test_slots(config, eager):
+    """Every slot in every stage, and what follows from it; no cycle has two memory accesses."""
+    rng = random.Random(f"{config} {eager}")
+    layers = finishes(config, rng, 12)
+    every = [finish for layer in layers for finish in layer]
+    cycles, ends, slots = observe(config, layers, rng, eager)
+    at = latencies(config)
     assert len(ends) == len(every)
+    busy = set()  # a sum must not end
+    last_slots = [cycle for cycle, slot in slots.items() if slot["sum_last"]]
+    for (cycle, _), last_slot in zip(ends, last_slots, strict=True):
+        busy.update(range(cycle + 1, last_slot))
 
-    parity = next(cycle for cycle, seen in enumerate(cycles) if seen[4]["valid"] and seen[4]["bypass"]) % 2
-    slots, busy = timeline(layers, ends, parity)
-    nothing = {"valid": 0, "preload": 0}
+    nothing = dict.fromkeys(("valid", "bypass", "release_parameters", "sum_last", "layer_last"), 0)
+    counts = dict.fromkeys(("read", "write", "paced", "partial", "release", "last"), 0)
     for cycle, seen in enumerate(cycles):
         assert seen["ready"] == (cycle not in busy), f"ready in cycle {cycle}"
-        assert seen["started"] == slots.get(cycle, nothing)["valid"]
-        for stage in STAGES:
-            for name, value in slots.get(cycle - stage, nothing).items():
-                assert seen[stage][name] == value, f"{name} in stage {stage}, cycle {cycle}"
-        read = bool(seen[5]["preload"] or (seen[5]["valid"] and seen[5]["bypass"]))
-        write = bool(seen[8]["valid"])
+        assert seen["started"] == (cycle in slots)
+        reading, writing = (slots.get(cycle - stage, nothing) for stage in (at.read, at.write))
+        read, write = bool(reading["bypass"]), bool(writing["valid"])
         assert not (read and write), f"two accesses in cycle {cycle}"
         # The access is told one cycle before.
         told = cycles[cycle - 1] if cycle else {"access": 0, "access_address": 0}
         assert told["access"] == (read or write), f"cycle {cycle}"
         if read or write:
-            assert told["access_address"] == (seen[5]["read_address"] if read else seen[8]["write_address"])
-        assert seen["layer_done"] == slots.get(cycle - 9, {}).get("layer_last", 0), f"cycle {cycle}"
-        assert seen["release_parameters"] == slots.get(cycle - 6, {}).get("release_parameters", 0)
-    assert sum(seen["layer_done"] for seen in cycles) == len(layers)
-    assert sum(seen["started"] for seen in cycles) == sum(end["lanes"] for end in every)
-    assert any(seen["release_parameters"] for seen in cycles)
-
-
-@pytest.mark.parametrize("lanes", [1, 3, 4])
-def test_stored_sums_are_written_before_they_are_read_and_settled_before_they_are_used(lanes):
-    """The distances, from memory accesses and the stages of ``Issue`` alone."""
-    config = chip(lanes)
-    rng = random.Random(lanes)
-    layers = [layer for layer in sums(config, rng, 40) if any(end["preload"] for end in layer)][:6]
-    cycles, ends = observe(config, layers, rng, True)
-    written: dict[int, int] = {}
-    last_preload = None
-    reads = 0
-    swaps = {cycle + 4 for cycle, _, _ in ends}  # Issue: stage 4
-    for cycle, seen in enumerate(cycles):
-        if seen[5]["preload"]:
-            assert written[seen[5]["read_address"]] < cycle
-            reads += 1
-        if seen[7]["preload"]:  # the word is written to the held register at the end of this cycle
-            last_preload = cycle
-            assert cycle not in swaps, "swap and preload in one cycle"
-        if seen[4][
-            "valid"
-        ]:  # the tiles select this lane now: no swap or preload has touched it since its own
-            own = max(swap for swap in swaps if swap < cycle)
-            assert cycle - own <= 2 * lanes + 1
-            assert last_preload is None or not own <= last_preload < cycle
-        if seen[8]["valid"]:
-            written[seen[8]["write_address"]] = cycle
-    assert reads > 10
+            assert told["access_address"] == (reading["bypass_address"] if read else writing["write_address"])
+        assert seen["sum_done"] == writing["sum_last"], f"cycle {cycle}"
+        assert seen["layer_done"] == slots.get(cycle - at.done, nothing)["layer_last"], f"cycle {cycle}"
+        release = slots.get(cycle - at.release, nothing)["release_parameters"]
+        assert seen["release_parameters"] == release
+        counts["read"] += read
+        counts["write"] += write
+        counts["release"] += release
+        counts["last"] += seen["layer_done"]
+    counts["paced"] = sum(finish["paced"] and finish["partial"] for finish in every)
+    counts["partial"] = sum(finish["partial"] for finish in every)
+    assert min(counts.values()) > 0, counts
+    assert counts["last"] == len(layers)
+    assert counts["write"] == len(slots)
+    assert counts["release"] > parameter_sets(config), "the sets have gone round"
 
 
 def test_restart_counts_parameter_sets_from_zero():
-    config = chip(2)
+    config = chip(2, 2)
     dut = EpilogueControl(config=config)
     used = []
 
     async def bench(ctx):
-        for restart in (0, 1, 0, 0):
+        for restart in (0, 0, 0, 1, 0, 0, 0, 0, 0):
             ctx.set(dut.restart, restart)
             await ctx.tick()
             ctx.set(dut.restart, 0)
-            ctx.set(dut.operation, {"lanes": 1, "scale": 1, "block_last": 1, "layer_last": 1})
+            ctx.set(dut.finish, {"lanes": 1, "scale": 1, "block_last": 1, "layer_last": 1})
             ctx.set(dut.sum_ends, 1)
             await ctx.tick()
             ctx.set(dut.sum_ends, 0)
-            while not ctx.get(dut.slot4.valid):
+            while not ctx.get(dut.scale_lookup.valid):
                 await ctx.tick()
-            used.append(ctx.get(dut.slot4.parameters))
+            used.append(ctx.get(dut.scale_lookup.parameters))
             while not ctx.get(dut.layer_done):
                 await ctx.tick()
 
-    simulate(dut, bench, limit=200)
-    assert used == [0, 0, 1, 0]
+    simulate(dut, bench, limit=500)
+    assert used == [0, 1, 2, 0, 1, 2, 3, 0, 1]

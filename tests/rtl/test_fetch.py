@@ -15,8 +15,10 @@ from tests.support.streams import Stalls, get, put, read, simulate
 MODULUS = 1 << FENCE_BITS  # of instruction counts
 
 
-def chip(lanes) -> ChipConfig:
-    return ChipConfig(lanes=lanes, tile_rows=1, tile_cols=2, fmm_banks=3, fmm_bank_depth=64, wbuf_depth=20)
+def chip(lanes, **changes) -> ChipConfig:
+    return ChipConfig(
+        lanes=lanes, tile_rows=1, tile_cols=2, fmm_banks=3, fmm_bank_depth=64, wbuf_depth=20
+    ).replace(**changes)
 
 
 def config_packet(config) -> list[int]:
@@ -81,8 +83,10 @@ def random_program(rng, config, packets, expected):
             counts[unit] += 1
         elif opcode == Opcode.PARAMS:
             kinds = rng.choice([1, 2, 3])
-            values = [rng.getrandbits(16) for _ in range(config.lanes * kinds.bit_count())]
-            words += [isa.header(opcode, kinds), *values]
+            width = config.parameter_width
+            values = [rng.getrandbits(width) for _ in range(config.lanes * kinds.bit_count())]
+            junk = rng.getrandbits(config.program_width) >> width << width
+            words += [isa.header(opcode, kinds), *[value | junk for value in values]]
             places = [(kind, lane) for kind in (0, 1) if kinds >> kind & 1 for lane in range(config.lanes)]
             expected["parameters"].append(
                 [(*place, value) for place, value in zip(places, values, strict=True)]
@@ -95,12 +99,12 @@ def random_program(rng, config, packets, expected):
     return [*words, isa.header(Opcode.HALT)]
 
 
-@pytest.mark.parametrize("lanes", [1, 4, 20])
-@pytest.mark.parametrize("seed", range(4))
-def test_every_packet_reaches_its_unit(lanes, seed):
+@pytest.mark.parametrize(("lanes", "format"), [(1, "fp16"), (4, "q2.9"), (20, "bf16"), (24, "q9.6")])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_packet_reaches_its_unit(lanes, format, seed):
     """Three programs one after the other; all destinations stall at random, also ``idle`` comes late."""
     rng = random.Random(f"{lanes} {seed}")
-    config = chip(lanes)
+    config = chip(lanes, format=format)
     dut = Fetch(config=config)
     expected = {"convs": [], "loads": [], "stores": [], "parameters": [], "rows": []}
     words = []

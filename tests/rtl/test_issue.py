@@ -3,136 +3,174 @@
 import random
 
 import pytest
+from amaranth.hdl import Value
 
 from hyperdrive_hdl.config import ChipConfig
+from hyperdrive_hdl.latencies import ISSUE_TO_ACCESS, ISSUE_TO_TERM
 from hyperdrive_hdl.rtl.issue import Issue
-from hyperdrive_hdl.rtl.layouts import FENCE_BITS
+from hyperdrive_hdl.rtl.layouts import FENCE_BITS, number_bits
+from tests.support.operations import Packing
 from tests.support.streams import simulate
 
 MODULUS = 1 << FENCE_BITS  # of instruction counts
 
 DEPTH = 16
-CONFIG = ChipConfig(lanes=2, tile_rows=1, tile_cols=2, fmm_banks=5, fmm_bank_depth=DEPTH, wbuf_depth=18)
+CONFIG = ChipConfig(lanes=3, tile_rows=1, tile_cols=2, fmm_banks=5, fmm_bank_depth=DEPTH, wbuf_depth=18)
+CHIPS = [
+    CONFIG,
+    CONFIG.replace(adder_latency=2, lanes=1, format="q2.9"),
+    CONFIG.replace(adder_latency=4, lanes=4),
+    CONFIG.replace(adder_latency=3, accumulator="exact"),
+]
 WINDOW = ("up", "down", "left", "right")
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_gates_and_delays(seed):
-    rng = random.Random(seed)
-    dut = Issue(config=CONFIG)
-    busyness = rng.choice([0.1, 0.5, 0.9])
+def random_operation(rng, numbers, ended, stored, parity) -> dict:
+    """Anything that the ring may show, close to what is allowed: ``numbers`` of them are told apart."""
+    number = ended + rng.choice([0, 0, 0, 0, 1, 2, 3])
+    before = number - stored
+    restore = rng.random() < 0.4
+    return {
+        "address": rng.randrange(5 * DEPTH),
+        **{name: rng.getrandbits(1) for name in (*WINDOW, "complete")},
+        "restore": restore,
+        "lane": rng.randrange(4),
+        "last": not restore and rng.random() < 0.5,
+        "number": number % numbers,
+        "spacing": max(1, min(numbers - 1, before + rng.choice([-1, 0, 1, 1, 2, 9]))),
+        "first": rng.random() < 0.3,
+        "layer": parity ^ (rng.random() < 0.2),
+    }
+
+
+@pytest.mark.parametrize("config", CHIPS, ids=lambda c: f"{c.adder_latency}-{c.lanes}")
+@pytest.mark.parametrize("seed", range(2))
+def test_gates_and_delays(config, seed):
+    rng = random.Random(f"{config} {seed}")
+    dut = Issue(config=config)
+    busyness = rng.choice([0.1, 0.5])
+    numbers = 1 << number_bits(config)
+    packing = Packing(dut.operation.shape())
     history: list[dict] = []  # of issued operations, one entry per cycle
-    reasons = dict.fromkeys(
-        ("fence", "layer", "row", "epilogue", "conflict", "go", "starved", "first_with_layer_done"), 0
-    )
+    cases = (
+        "fence", "layer", "other_layer", "stored", "epilogue", "order", "conflict", "eligible",
+        "go", "waits", "first_with_layer_done", "restored", "part", "wrapped",
+    )  # fmt: skip
+    counts = dict.fromkeys(cases, 0)
+    assert dut.latency == ISSUE_TO_TERM
 
     async def bench(ctx):
-        in_layer, layer, offered = False, 0, None
+        in_layer, layer, parity = False, 0, 1
+        ended = stored = 0  # sums
         need = {"loads": 0, "stores": 0}
         done = {"loads": 0, "stores": 0}
         for _ in range(1500):
-            if offered is None and rng.random() < 0.9:
-                offered = {
-                    "address": rng.randrange(5 * DEPTH),
-                    **{name: rng.getrandbits(1) for name in (*WINDOW, "restore")},
-                    "first": rng.random() < 0.3,
-                    "last": rng.random() < 0.4,
-                }
-                if offered["first"]:
-                    for unit in need:  # anywhere around the present count, modulo 256
-                        need[unit] = done[unit] + rng.choice([-60, -40, -15, -1, 0, 0, 0, 1, 3])
+            valid = rng.random() < 0.9
+            op = random_operation(rng, numbers, ended, stored, parity)
+            op["lane"] %= config.lanes
+            if rng.random() < 0.3:
+                for unit in need:  # anywhere around the present count
+                    need[unit] = done[unit] + rng.choice([-60, -40, -15, -1, 0, 0, 0, 1, 3])
             for unit in done:
                 done[unit] += rng.random() < 0.3
                 ctx.set(getattr(dut, f"{unit}_done"), done[unit] % MODULUS)
                 ctx.set(getattr(dut, f"need_{unit}"), need[unit] % MODULUS)
             layer_done = in_layer and rng.random() < 0.2
-            row, ready = rng.random() > busyness / 3, rng.random() > busyness / 3
+            starved = rng.random() < busyness / 2
+            eligible = not starved and rng.random() > busyness / 3
+            ready = rng.random() > busyness / 3
             access, address = rng.random() < busyness, rng.randrange(5 * DEPTH)
+            sum_done = stored < ended and rng.random() < 0.4
             restart = rng.random() < 0.01
-            ctx.set(dut.operations.valid, offered is not None)
-            ctx.set(
-                dut.operations.payload, offered or {"first": rng.getrandbits(1), "last": rng.getrandbits(1)}
-            )
-            ctx.set(dut.row_available, row)
+            ctx.set(dut.valid, valid)
+            ctx.set(Value.cast(dut.operation), packing.word(op))
+            ctx.set(dut.eligible, eligible)
+            ctx.set(dut.starved, starved)
             ctx.set(dut.epilogue_ready, ready)
             ctx.set(dut.epilogue_access, access)
             ctx.set(dut.epilogue_address, address)
+            ctx.set(dut.sum_done, sum_done)
             ctx.set(dut.layer_done, layer_done)
             ctx.set(dut.restart, restart)
 
             fences = all(done[unit] >= need[unit] for unit in done)
-            complete = not in_layer or layer_done
-            allowed = offered is not None
-            if allowed:
-                conflict = access and address // DEPTH == offered["address"] // DEPTH
-                gates = {
-                    "fence": fences or not offered["first"],
-                    "layer": complete or not offered["first"],
-                    "epilogue": ready or not offered["last"],
-                    "conflict": not conflict,
-                }
-                allowed = all(gates.values())
-                closed = [name for name, is_open in ({**gates, "row": row}).items() if not is_open]
-                if len(closed) == 1:  # this gate alone holds the operation
-                    reasons[closed[0]] += 1
-            go = allowed and row
+            order = {
+                "fence": fences or not op["first"],
+                "layer": not in_layer or layer_done or not op["first"],
+                "other_layer": op["layer"] == parity or op["first"],
+                "stored": (op["number"] - stored) % numbers < op["spacing"] or not op["restore"],
+                "epilogue": ready or not op["last"],
+                "order": op["number"] == ended % numbers or not op["last"],
+            }
+            conflict = access and address // DEPTH == op["address"] // DEPTH
+            gates = order | {"conflict": not conflict, "eligible": eligible}
+            closed = [name for name, is_open in gates.items() if not is_open]
+            if valid and len(closed) == 1:  # this gate alone holds the operation
+                counts[closed[0]] += 1
+            go = valid and not closed
+            waits = valid and all(order.values()) and starved
             assert ctx.get(dut.go) == go
-            assert ctx.get(dut.operations.ready) == go
-            assert ctx.get(dut.starved) == (allowed and not row)
-            assert ctx.get(dut.computing) == (in_layer or (go and offered["first"]))
+            assert ctx.get(dut.waits_for_row) == waits
+            assert ctx.get(dut.computing) == (in_layer or (go and op["first"]))
             assert ctx.get(dut.layer) == layer % (1 << 16)
 
             issued = [{}, {}, {}, {}, *history][-1::-1]  # issued[i]: what went i + 1 cycles ago
-            assert ctx.get(dut.mac_enable) == bool(issued[0])
-            if issued[0]:
-                assert ctx.get(dut.mac_address) == issued[0]["address"]
+            access_now, term = issued[ISSUE_TO_ACCESS - 1], issued[ISSUE_TO_TERM - 1]
+            assert ctx.get(dut.mac_enable) == bool(access_now)
+            if access_now:
+                assert ctx.get(dut.mac_address) == access_now["address"]
             if issued[1]:
                 for name in WINDOW:
                     assert ctx.get(getattr(dut, name)) == issued[1][name]
-            assert ctx.get(dut.accumulate) == bool(issued[dut.latency - 1])
-            swap = bool(issued[dut.latency].get("last"))
-            assert ctx.get(dut.swap) == swap
-            if swap:
-                assert ctx.get(dut.restore) == issued[dut.latency]["restore"]
+            lanes = (1 << config.lanes) - 1 if term else 0
+            if term and term["restore"]:
+                lanes = 1 << term["lane"] if term["complete"] else 0
+            assert ctx.get(dut.enable) == lanes
+            assert ctx.get(dut.restore) == bool(term.get("restore"))
+            assert ctx.get(dut.ends) == bool(term.get("last"))
 
-            reasons["go"] += go
-            reasons["starved"] += allowed and not row
-            reasons["first_with_layer_done"] += bool(go and offered["first"] and layer_done)
-            history.append(offered if go else {})
+            counts["go"] += go
+            counts["waits"] += waits
+            counts["first_with_layer_done"] += bool(go and op["first"] and layer_done)
+            counts["restored"] += bool(go and op["restore"] and op["complete"])
+            counts["part"] += bool(go and op["restore"] and not op["complete"])
+            history.append(op if go else {})
             if layer_done:
                 in_layer, layer = False, layer + 1
-            if go and offered["first"]:
-                in_layer = True
+            if go and op["first"]:
+                in_layer, parity = True, op["layer"]
+            ended += bool(go and op["last"])
+            stored += sum_done
+            counts["wrapped"] += ended >= numbers
             if restart:
                 layer = 0
-            if go:
-                offered = None
             await ctx.tick()
 
     simulate(dut, bench)
-    assert min(reasons.values()) > 0, reasons
-    assert reasons["go"] > 50
+    assert min(counts.values()) > 0, counts
+    assert counts["go"] > 200
 
 
-@pytest.mark.parametrize("base", [0, 100, 127, 128, 200, 250, 255])
-def test_fences_count_modulo_256(base):
-    """Up to 127 instructions either side of the needed count."""
+@pytest.mark.parametrize("base", [0, 100, 127, 128, 200, 255, 0x7FFF, 0x8000, 0xFFFF])
+def test_fences_count_modulo_2_to_the_16(base):
+    """Up to 2^15 - 1 instructions either side of the needed count."""
     dut = Issue(config=CONFIG)
     checked = 0
 
     async def bench(ctx):
         nonlocal checked
-        ctx.set(dut.operations.valid, 1)
-        ctx.set(dut.operations.payload, {"first": 1})
+        ctx.set(dut.valid, 1)
+        ctx.set(dut.operation, {"first": 1})
         ctx.set(dut.need_loads, base)
         ctx.set(dut.need_stores, base)
-        ctx.set(dut.epilogue_ready, 1)  # no row: nothing goes, ``starved`` tells that all else is there
+        ctx.set(dut.epilogue_ready, 1)
+        ctx.set(dut.starved, 1)  # no row: nothing goes, and ``waits_for_row`` tells that all else is there
         for unit, other in (("loads", "stores"), ("stores", "loads")):
             ctx.set(getattr(dut, f"{other}_done"), base)
-            for distance in range(-127, 128):
+            for distance in (*range(-130, 131), -0x7FFF, -0x7FFE, -0x4000, 0x4000, 0x7FFE, 0x7FFF):
                 ctx.set(getattr(dut, f"{unit}_done"), (base + distance) % MODULUS)
-                assert ctx.get(dut.starved) == (distance >= 0), (unit, distance)
+                assert ctx.get(dut.waits_for_row) == (distance >= 0), (unit, distance)
                 checked += 1
 
     simulate(dut, bench)
-    assert checked == 510
+    assert checked == 2 * 267

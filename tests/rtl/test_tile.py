@@ -1,166 +1,312 @@
-"""The tile's epilogue and the whole tile against the format's operations."""
+"""The tile's epilogue and the whole tile against the format's operations, for formats and accumulators."""
 
-import itertools
 import random
+from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 
-from hyperdrive_hdl.arith.formats import FP16
+from hyperdrive_hdl.arith import hardware
+from hyperdrive_hdl.arith.formats import format_by_name
+from hyperdrive_hdl.config import ChipConfig
+from hyperdrive_hdl.latencies import ISSUE_TO_TERM, MEMORY_READ, latencies
 from hyperdrive_hdl.rtl.tile import Tile, TileEpilogue
-from tests.support.streams import trace
-
-SPECIALS = (0, 0x8000, 1, 0x8001, 0x03FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0xFE37, 0x7D01)
-OPTIONS = list(itertools.product((0, 1), repeat=5))  # scale, bias, bypass, relu, true
+from tests.support.operands import boundary_words
+from tests.support.operations import trace_packed
 
 
-def word(rng, special=0.3) -> int:
-    if rng.random() < special:
-        return rng.choice(SPECIALS)
-    return int(FP16.encode([rng.gauss(0, 1) * 4.0 ** rng.randint(-5, 5)])[0])
+def chip(format, accumulator, latency, lanes) -> ChipConfig:
+    return ChipConfig(
+        lanes=lanes,
+        tile_rows=1,
+        tile_cols=1,
+        fmm_banks=2,
+        fmm_bank_depth=16,
+        wbuf_depth=20,
+        format=format,
+        accumulator=accumulator,
+        adder_latency=latency,
+    )
 
 
-def finished(held, options, scale, bias, bypass) -> int:
-    """One word through the epilogue: the format's operations, in order (README: Numbers)."""
-    use_scale, use_bias, use_bypass, relu, true = options
-    value = np.array([held], np.uint16)
-    for used, operation, operand in (
-        (use_scale, FP16.multiply, scale),
-        (use_bias, FP16.add, bias),
-        (use_bypass, FP16.add, bypass),
-    ):
-        if used:
-            value = operation(value, np.array([operand], np.uint16))
-    if relu:
-        value = FP16.relu(value)
-    return int(value[0]) if true else 0
+# With so many lanes, a sum can end in the very cycle in which the epilogue has taken the one before.
+LANES = {1: 2, 2: 3, 3: 4, 4: 1}
+CHIPS = [
+    *(chip(f, "sequential", u, LANES[u]) for f, u in product(("fp16", "bf16", "fp8_e4m3", "q2.9"), LANES)),
+    *(chip(f, "exact", u, 2) for f, u in product(("fp16", "fp8_e4m3", "q2.9"), (1, 2, 3))),
+    chip("q0.3", "sequential", 3, 4),  # three words for a stored sum
+    chip("fp8_e5m2_ftz", "sequential", 2, 3),
+    chip("fp16_ftz", "exact", 4, 3),
+]
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 4])
-def test_epilogue(lanes):
+def each(chips):
+    return pytest.mark.parametrize(
+        "config", chips, ids=lambda c: f"{c.accumulator}{c.adder_latency}-{c.format}-{c.lanes}"
+    )
+
+
+@cache
+def pool(format) -> list[int]:
+    """Words of a format that units may give: values of all sizes, and those that go wrong first."""
+    layout = format.layout
+    rng = random.Random(format.name)
+    values = format.encode([rng.gauss(0, 1) * 4.0 ** rng.randint(-5, 5) for _ in range(400)]).tolist()
+    if format.name.startswith("q"):
+        specials = [layout.largest, layout.largest - 1, layout.largest + 1, 1, 0]
+    else:
+        specials = format.canonical(np.array(boundary_words(layout), np.uint16)).tolist()
+    return values + specials + [values[0], layout.largest, 0] * 9
+
+
+def word(format, rng) -> int:
+    return rng.choice(pool(format))
+
+
+def unit(format) -> float:
+    """What exact sums are multiples of."""
+    layout = format.layout
+    return 2.0 ** (-layout.fraction_bits if format.name.startswith("q") else layout.unit_exponent)
+
+
+def sum_word(config, rng) -> int:
+    """A word of sums as accumulators leave it; no sum is -0."""
+    format = config.number_format
+    found = word(format.sums, rng)
+    if config.accumulator == "exact":
+        value = float(format.sums.decode([found])[0])
+        if np.isfinite(value):
+            found = int(format.sums.encode([round(value / unit(format)) * unit(format)])[0])
+    return 0 if not format.name.startswith("q") and found == format.sums.layout.sign_mask else found
+
+
+def random_job(format, rng) -> dict:
+    """What happens to a finished sum."""
+    partial = rng.random() < 0.25
+    steps = ("use_scale", "use_bias", "use_bypass", "relu")
+    return {
+        **{name: 0 if partial else rng.getrandbits(1) for name in steps},
+        "partial": int(partial),
+        "true": int(rng.random() < 0.9),
+    }
+
+
+def random_slot(format, rng, lane, part=0) -> dict:
+    """A lane's turn, and the words that come with it."""
+    return {
+        "lane": lane,
+        "part": part,
+        "scale": word(format.scales, rng),
+        "bias": word(format.sums, rng),
+        "bypass": word(format, rng),
+    }
+
+
+def finished(format, held, job, slot) -> int:
+    """One sum through the epilogue: the format's operations, in order (README: Numbers)."""
+    sums = format.sums
+    value = np.array([held], sums.dtype)
+    if job["use_scale"]:
+        value = sums.multiply(value, np.array([slot["scale"]], format.scales.dtype))
+    if job["use_bias"]:
+        value = sums.add(value, np.array([slot["bias"]], sums.dtype))
+    if job["use_bypass"]:
+        value = sums.add(value, format.widen(np.array([slot["bypass"]], format.dtype)))
+    if job["relu"]:
+        value = sums.relu(value)
+    if not job["true"]:
+        value = np.array([sums.zero], sums.dtype)
+    return int(format.split(value)[slot["part"], 0] if job["partial"] else format.narrow(value)[0])
+
+
+class Timeline:
+    """A bench's inputs, cycle by cycle; nothing is told twice."""
+
+    def __init__(self):
+        self.cycles: dict[int, dict] = {}
+
+    def tell(self, cycle: int, **values) -> None:
+        now = self.cycles.setdefault(cycle, {})
+        assert not now.keys() & values.keys()
+        now |= values
+
+    def inputs(self, rest: dict, length: int) -> list[dict]:
+        return [rest | self.cycles.get(cycle, {}) for cycle in range(length)]
+
+
+def control(timeline, at, cycle, job, slot) -> None:
+    """The control of a slot that goes in a cycle, each signal in its own stage (``EpilogueSignature``)."""
+    last = at.unit_stages - 1
+    timeline.tell(cycle + at.select, **{"control.lane": slot["lane"]})
+    timeline.tell(cycle + at.multiply, **{"control.scale": slot["scale"]})
+    timeline.tell(cycle + at.multiply + last, **{"control.use_scale": job["use_scale"]})
+    timeline.tell(cycle + at.bias, **{"control.bias": slot["bias"]})
+    timeline.tell(cycle + at.bias + last, **{"control.use_bias": job["use_bias"]})
+    timeline.tell(
+        cycle + at.bypass + last,
+        **{"control.use_bypass": job["use_bypass"], "control.relu": job["relu"], "true": job["true"]},
+    )
+    timeline.tell(
+        cycle + at.write - 1, **{"control.partial": job["partial"], "control.part": slot["part"]}
+    )
+
+
+def random_held(config, rng) -> tuple[dict, int]:
+    """A held sum as the TPUs leave it, less what all lanes have in common; and the word that it stands for."""
+    format = config.number_format
+    sums = format.sums
+    if config.accumulator == "sequential":
+        found = sum_word(config, rng)
+        return {"word": found}, found
+    plus, minus = rng.random() < 0.1, rng.random() < 0.1
+    bits = min(52, hardware.exact_width(format, config.wbuf_depth) - 1)
+    total = rng.choice([rng.getrandbits(rng.randint(1, bits)), 0]) * rng.choice([1, -1])
+    # float64 has every such total; encoding rounds it once.
+    nearest = int(sums.encode([total * unit(format)])[0])
+    if format.name.endswith("_ftz") and abs(float(sums.decode([nearest])[0])) == 0:
+        nearest = 0
+    if plus or minus:
+        if format.name.startswith("q"):
+            plus = minus = False
+        else:
+            sign = 0 if plus else sums.layout.sign_mask
+            nearest = sums.layout.nan if plus and minus else sums.layout.infinity | sign
+    return {"total": total, "plus": plus, "minus": minus, "weight": rng.getrandbits(1)}, nearest
+
+
+# Every format, every number of stages, and both accumulators.
+@each([chip for i, chip in enumerate(CHIPS) if i % 5 in (0, 3) or i > 24])
+def test_epilogue(config):
     """One word per cycle, each with its own options: nothing of a neighbour in the pipeline gets in."""
-    rng = random.Random(lanes)
-    dut = TileEpilogue(lanes=lanes, format=FP16)
-    jobs = []
-    for options in OPTIONS * 5:
-        jobs.append(
-            {
-                "lane": rng.randrange(lanes),
-                "held": [word(rng) for _ in range(lanes)],
-                "options": options,
-                "scale": word(rng),
-                "bias": word(rng),
-                "bypass": word(rng),
-            }
-        )
-    rng.shuffle(jobs)
-    inputs = []
-    idle = {"lane": 0, "held": [0] * lanes, "options": (0, 0, 0, 0, 0), "scale": 0, "bias": 0, "bypass": 0}
-    for cycle in range(len(jobs) + dut.latency):
-        at = [jobs[cycle - stage] if 0 <= cycle - stage < len(jobs) else idle for stage in range(4)]
-        inputs.append(
-            {
-                "held": at[0]["held"],
-                "control.lane": at[0]["lane"],
-                "control.use_scale": at[1]["options"][0],
-                "control.scale": at[1]["scale"],
-                "control.use_bias": at[2]["options"][1],
-                "control.bias": at[2]["bias"],
-                "control.use_bypass": at[3]["options"][2],
-                "control.relu": at[3]["options"][3],
-                "bypass": at[3]["bypass"],
-                "true": at[3]["options"][4],
-            }
-        )
-    seen = trace(dut, inputs, ["result"])
-    results = set()
-    for cycle, job in enumerate(jobs):
-        wanted = finished(job["held"][job["lane"]], job["options"], job["scale"], job["bias"], job["bypass"])
-        assert seen[cycle + dut.latency]["result"] == wanted, job
-        results.add(wanted)
-    assert {0x7E00, 0x7C00, 0xFC00, 0} < results, "the special results must occur"
+    rng = random.Random(f"epilogue {config}")
+    format, at = config.number_format, latencies(config)
+    dut = TileEpilogue(config=config)
+    assert dut.latency == at.write - at.select
+    timeline = Timeline()
+    expected = {}
+    exact = config.accumulator == "exact"
+    width = hardware.exact_width(format, config.wbuf_depth) if exact else 0
+    for cycle in range(90):
+        job = random_job(format, rng)
+        slot = random_slot(format, rng, rng.randrange(config.lanes), rng.randrange(format.words_per_sum))
+        slot["part"] *= job["partial"]
+        held = [random_held(config, rng) for _ in range(config.lanes)]
+        control(timeline, at, cycle, job, slot)
+        timeline.tell(cycle + at.bypass, bypass=slot["bypass"])
+        common = rng.getrandbits(width) if exact else 0
+        last = rng.getrandbits(width) if exact else 0
+        given = [h for h, _ in held]
+        for one in given if exact else ():
+            one["total"] = (one["total"] + common + (0 if one["weight"] else last)) % (1 << width)
+        timeline.tell(cycle + at.select, held=given, **({"common": common, "last_term": last} if exact else {}))
+        expected[cycle + at.write] = finished(format, held[slot["lane"]][1], job, slot)
+    seen = trace_packed(dut, timeline.inputs({}, max(expected) + 1), ["result"])
+    for cycle, wanted in expected.items():
+        assert seen[cycle]["result"] == wanted, f"slot {cycle - at.write}"
+    assert len(set(expected.values())) > 10
 
 
 def test_relu_of_minus_zero_and_of_nan():
-    """-0 gives +0, NaN the canonical one; without ReLU the word passes unchanged."""
+    """-0 gives +0, NaN stays; without ReLU the word passes unchanged."""
+    config = CHIPS[0]
     for held, relu, wanted in (
         (0x8000, 1, 0),
         (0x8000, 0, 0x8000),
         (0x7E00, 1, 0x7E00),
         (0xFC00, 1, 0),
-        (0xFE01, 1, 0x7E00),
     ):
-        dut = TileEpilogue(lanes=1, format=FP16)
-        seen = trace(
-            dut, [{"held": [held], "control.relu": relu, "true": 1}] + [{}] * dut.latency, ["result"]
-        )
-        assert seen[-1]["result"] == wanted
+        dut = TileEpilogue(config=config)
+        inputs = [{"held": [{"word": held}] * config.lanes, "control.relu": relu, "true": 1}] + [{}] * dut.latency
+        assert trace_packed(dut, inputs, ["result"])[-1]["result"] == wanted
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 5])
-@pytest.mark.parametrize("seed", range(2))
-def test_tile(lanes, seed):
-    """Pixels one after the other through the sums and the epilogue; partial sums come back from memory."""
-    rng = random.Random(f"{lanes} {seed}")
-    pixels = 24
-    timeline: dict[int, dict] = {}
+@each(CHIPS)
+def test_tile(config):
+    """Sums in turn with gaps, begun from stored partial sums, and the epilogue right behind them.
 
-    def at(cycle: int) -> dict:
-        return timeline.setdefault(cycle, {})
-
-    # A schedule with the distances of epilogue.py: swap in the cycle after a sum's last term, its lanes in
-    # the select stage from then on, stored sums put in place before the next swap.
-    cycle = 2
-    held = [0] * lanes  # what a restore would find
+    The schedule is the chip's: sums end in order, a sum's slots go from two cycles before its last term is
+    at the tile, and the next one ends when they have gone, as early as it may.
+    """
+    rng = random.Random(f"tile {config}")
+    format, at, lanes = config.number_format, latencies(config), config.lanes
+    parts, turns = format.words_per_sum, config.sums_in_turn
+    slot_of_term = 1 - ISSUE_TO_TERM
+    timeline = Timeline()
     expected = {}
-    restores = 0
-    at(1)["swap"] = 1
-    restore_next = False
-    for pixel in range(pixels):
-        start = held if restore_next else [0] * lanes
-        restores += restore_next
-        sums = np.array(start, np.uint16)
-        for _ in range(rng.randint(1, 6)):
-            x, weights = word(rng, 0.03), rng.getrandbits(lanes)
-            at(cycle).update(x=x, weights=weights, accumulate=1)
-            signs = np.array([weights >> k & 1 for k in range(lanes)], bool)
-            x_words = np.full(lanes, x, np.uint16)
-            sums = np.where(signs, FP16.add(sums, x_words), FP16.subtract(sums, x_words))
-            cycle += 1 + (rng.random() < 0.2)
-        swap = max(cycle, 3)
-        restore_next = pixel > 0 and rng.random() < 0.5
-        if restore_next:  # stored sums, before the swap, when the lanes before have been selected
-            held = [word(rng, 0.03) for _ in range(lanes)]
-            swap += lanes + 2
-            for k in range(lanes):
-                at(swap - lanes + k - 1)["read_data"] = held[k]
-                at(swap - lanes + k).update({"control.preload": 1, "control.preload_lane": k})
-        at(swap).update(swap=1, restore=restore_next)
-        options = (*rng.choice(OPTIONS)[:4], rng.random() < 0.9)
-        for k in range(lanes):  # the lane is selected in the cycle after held is valid
-            scale, bias, bypass = (word(rng, 0.03) for _ in range(3))
-            s = swap + 1 + k
-            at(s)["control.lane"] = k
-            at(s + 1).update({"control.use_scale": options[0], "control.scale": scale})
-            at(s + 2).update({"control.use_bias": options[1], "control.bias": bias, "read_data": bypass})
-            at(s + 3).update(
-                {"control.use_bypass": options[2], "control.relu": options[3], "true": options[4]}
-            )
-            expected[s + 4] = finished(int(sums[k]), options, scale, bias, bypass)
-        # ``read_data`` is the bypass of this pixel, or a stored sum, never both in a cycle.
-        cycle = swap + lanes + 4
-    rest = {
-        "accumulate": 0,
-        "swap": 0,
-        "restore": 0,
-        "control.preload": 0,
-    }
-    length = max(expected) + 1
-    seen = trace(
-        Tile(lanes=lanes, format=FP16), [rest | timeline.get(c, {}) for c in range(length)], ["result"]
-    )
-    assert len(expected) == pixels * lanes
+    counts = dict.fromkeys(("restored", "gap", "tight", "single", "partial", "sums", "gap_in_restore"), 0)
+    places: list[dict | None] = [None] * turns
+    number = ended = 0
+    ready = 0  # the next sum may end
+    cycle = 2
+    gaps = 0.2
+    while counts["sums"] < 25:
+        place = places[cycle % turns]
+        if place is None:
+            count = rng.choice([1, 1, 2, 3, 7])
+            start = np.zeros((lanes, 1), format.sums.dtype)
+            restores = []
+            if rng.random() < 0.4:
+                start = np.array([[sum_word(config, rng)] for _ in range(lanes)], format.sums.dtype)
+                restores = [
+                    (k, p, int(format.split(start)[p, k, 0])) for k in range(lanes) for p in range(parts)
+                ]
+            terms = [(word(format, rng), rng.getrandbits(lanes)) for _ in range(count)]
+            if rng.random() < 0.3:
+                terms = [(0, w) for _, w in terms]  # the partial sum shows
+            place = places[cycle % turns] = {
+                "number": number,
+                "start": start,
+                "restores": restores,
+                "terms": terms,
+                "left": list(terms),
+            }
+            number += 1
+        ends = not place["restores"] and len(place["left"]) == 1
+        if rng.random() < gaps or (ends and (place["number"] != ended or cycle < ready)):
+            # Anything may pass by; it is no term.
+            timeline.tell(cycle, x=rng.getrandbits(format.width), weights=rng.getrandbits(lanes))
+            counts["gap"] += 1
+            counts["gap_in_restore"] += 0 < len(place["restores"]) < lanes * parts
+            gaps = rng.choice([0, 0, 0.2, 0.6]) if rng.random() < 0.1 else gaps
+        elif place["restores"]:
+            lane, part, x = place["restores"].pop(0)
+            enable = 1 << lane if part == parts - 1 else 0
+            timeline.tell(cycle, x=x, restore=1, weights=(1 << lanes) - 1, enable=enable)
+            counts["restored"] += 1
+        else:
+            x, weights = place["left"].pop(0)
+            timeline.tell(cycle, x=x, weights=weights, enable=(1 << lanes) - 1, ends=int(ends))
+            gaps = 0.2 if gaps == 0 and rng.random() < 0.05 else gaps
+        if ends and not place["left"]:
+            plus = np.array([[w >> k & 1 for k in range(lanes)] for _, w in place["terms"]], bool)
+            accumulator = format.accumulator(place["start"], config.accumulator)
+            operands = format.operands(np.array([[x] for x, _ in place["terms"]], format.dtype))
+            accumulator.add_terms(operands, plus)
+            sums = accumulator.result()[:, 0]
+            job = random_job(format, rng)
+            slot_cycle = cycle + slot_of_term
+            for lane, part in product(range(lanes), range(parts if job["partial"] else 1)):
+                slot = random_slot(format, rng, lane, part)
+                control(timeline, at, slot_cycle, job, slot)
+                timeline.tell(slot_cycle + at.read + MEMORY_READ, read_data=slot["bypass"])
+                expected[slot_cycle + at.write] = finished(format, int(sums[lane]), job, slot)
+                slot_cycle += 1
+            counts["tight"] += cycle == ready
+            counts["single"] += len(place["terms"]) == 1
+            counts["partial"] += job["partial"]
+            counts["sums"] += 1
+            ready = cycle + slot_cycle - (cycle + slot_of_term)
+            ended += 1
+            places[cycle % turns] = None
+        cycle += 1
+    dut = Tile(config=config)
+    assert dut.latency == at.accumulate
+    rest = {"enable": 0, "ends": 0, "restore": 0}
+    seen = trace_packed(dut, timeline.inputs(rest, max(expected) + 1), ["result"])
     for c, wanted in expected.items():
         assert seen[c]["result"] == wanted, f"cycle {c}"
-    assert restores > 3
-    assert len(set(expected.values())) > pixels // 2
+    if lanes * parts == 1:
+        assert counts.pop("gap_in_restore") == 0
+    assert min(counts.values()) > 0, counts
+    assert len(set(expected.values())) > 10

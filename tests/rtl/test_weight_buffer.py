@@ -1,81 +1,89 @@
-"""The weight buffer against a list of rows: any order of fill and replay."""
+"""The weight buffer against a list of rows: rows in order in, any of those in use out."""
 
 import random
 from itertools import pairwise
 
 import pytest
 
+from hyperdrive_hdl.rtl.layouts import ROW_BITS
 from hyperdrive_hdl.rtl.weight_buffer import WeightBuffer
-from tests.support.streams import Stalls, refuses, simulate, trace
+from tests.support.streams import refuses, simulate, trace
+
+ROWS = 1 << ROW_BITS  # row counts go round
 
 
 @pytest.mark.parametrize("depth", [2, 3, 5, 8, 18])
 @pytest.mark.parametrize("seed", range(3))
-def test_blocks_are_replayed_in_order_whatever_the_stalls(depth, seed):
-    """Blocks of all sizes, replayed so many times, as wide as the ring and across its end."""
+def test_any_row_in_use_is_read(depth, seed):
+    """Whatever the stalls: several readers at different rows, rows freed in order, many at a time."""
     rng = random.Random(f"{depth} {seed}")
     lanes = rng.choice([1, 4, 9])
-    blocks = [
-        ([rng.getrandbits(lanes) for _ in range(rng.randint(1, depth))], rng.randint(1, 4)) for _ in range(14)
-    ]
     dut = WeightBuffer(depth=depth, lanes=lanes)
-    expected = [row for rows, passes in blocks for _ in range(passes) for row in rows]
-    in_use = 0  # rows, by the test's own count
-    found: list[int] = []
-    seen = {"full": 0, "ahead": 0, "starved": 0, "gapless": 0}
+    rows = [rng.getrandbits(lanes) for _ in range(15 * depth + 200)]
+    seen = dict.fromkeys(("read", "full", "replaced", "just_written", "freed_many", "gapless", "idle"), 0)
 
     async def bench(ctx):
-        nonlocal in_use
-        write_stalls, read_stalls = Stalls((seed, "write")), Stalls((seed, "read"))
-        to_write = [row for rows, _ in blocks for row in rows]
-        written = 0
-        reads = [
-            (i, rewind, release)
-            for rows, passes in blocks
-            for p in range(passes)
-            for i, rewind, release in ((i, i == len(rows) - 1, p == passes - 1) for i in range(len(rows)))
-        ]
-        starts = []  # rows that must have been written before each read
-        before = 0
-        for rows, passes in blocks:
-            starts += [before + i + 1 for _ in range(passes) for i in range(len(rows))]
-            before += len(rows)
-        pipeline: list[bool] = [False] * dut.latency
-        at = 0
+        write = free = 1.0  # how often
+        written = freed = 0
         offered = False
-        while len(found) < len(expected):
-            offered = written < len(to_write) and (offered or not write_stalls())
+        expected = [None] * dut.latency  # what was read so many cycles ago
+        came = last = -1  # rows that were written and read in the cycle before
+        while freed < len(rows) or any(row is not None for row in expected):
+            if rng.random() < 0.03:
+                write, free = rng.choice([(1, 1), (1, 0.2), (0.2, 1), (0.5, 0.5)])
+            offered = offered or (written < len(rows) and rng.random() < write)
             ctx.set(dut.write.valid, offered)
-            ctx.set(dut.write.payload, to_write[written] if offered else rng.getrandbits(lanes))
-            available = at < len(reads) and starts[at] <= written
-            assert ctx.get(dut.write.ready) == (in_use < dut_depth)
-            assert ctx.get(dut.empty) == (in_use == 0)
-            if at < len(reads):
-                assert ctx.get(dut.available) == available, f"read {at}, {written} written"
-            go = available and not read_stalls()
+            ctx.set(dut.write.payload, rows[written] if offered else rng.getrandbits(lanes))
+            ctx.set(dut.freed, freed % ROWS)
+            assert ctx.get(dut.written) == written % ROWS
+            assert ctx.get(dut.write.ready) == (written - freed < depth)
+            # Anything between what is freed and what is written, more often at the ends.
+            go = written > freed and rng.random() < 0.8
+            row = rng.choice([freed, freed, written - 1, rng.randrange(freed, written)]) if go else 0
             ctx.set(dut.read, go)
-            ctx.set(dut.rewind, go and reads[at][1])
-            ctx.set(dut.discard, go and reads[at][2])
-            if pipeline[0]:
-                found.append(ctx.get(dut.row))
-            seen["gapless"] += go and pipeline[-1]
-            pipeline = [*pipeline[1:], go]
-            seen["full"] += in_use == depth
-            seen["starved"] += at < len(reads) and not available
-            taken = offered and in_use < depth
-            seen["ahead"] += taken and at < len(reads) and in_use > 0 and available
-            in_use += taken - bool(go and reads[at][2])
+            ctx.set(dut.position, row % depth if go else rng.randrange(depth))
+            wanted = expected.pop(0)
+            if wanted is not None:
+                assert ctx.get(dut.row) == wanted
+            seen["idle"] += not go
+            seen["gapless"] += go and expected[-1:] != [None]
+            expected.append(rows[row] if go else None)
+            taken = offered and written - freed < depth
+            seen["read"] += go
+            seen["full"] += offered and not taken
+            seen["just_written"] += go and row == came
+            seen["replaced"] += taken and written - depth == last >= 0
+            # A row may be freed as it is read, and its place is taken in the next cycle.
+            after = freed
+            if rng.random() < free:
+                after = min(freed + rng.choice([1, 1, 1, 1, depth]), row + 1 if go else written)
+            seen["freed_many"] += after > freed + 1
+            came, last = written if taken else -1, row if go else -1
             written += taken
             offered = offered and not taken
-            at += go
+            freed = after
             await ctx.tick()
 
-    dut_depth = depth
     simulate(dut, bench)
-    assert found == expected
-    assert in_use == 0
     assert min(seen.values()) > 0, seen
-    assert sum(len(rows) for rows, _ in blocks) > 2 * depth, "the ring must have gone round"
+
+
+def test_row_counts_go_round():
+    """2^16 rows and more: what is in use is the difference."""
+    depth = 5000
+    dut = WeightBuffer(depth=depth, lanes=3)
+
+    async def bench(ctx):
+        ctx.set(dut.write.valid, 1)
+        for freed in range(0, ROWS + 2 * depth, depth):
+            ctx.set(dut.freed, freed % ROWS)
+            await ctx.tick().repeat(depth - 1)
+            assert ctx.get(dut.written) == (freed + depth - 1) % ROWS
+            assert ctx.get(dut.write.ready)
+            await ctx.tick()
+            assert not ctx.get(dut.write.ready)
+
+    simulate(dut, bench, limit=2 * ROWS)
 
 
 def test_a_row_is_read_in_the_cycle_after_it_came():
@@ -87,37 +95,26 @@ def test_a_row_is_read_in_the_cycle_after_it_came():
             "write.valid": cycle < 4,
             "write.payload": rows[cycle] if cycle < 4 else 0,
             "read": 1 <= cycle < 5,
-            "discard": 1 <= cycle < 5,
-            "rewind": cycle == 4,
+            "position": max(0, cycle - 1),
+            "freed": 0,
         }
-        for cycle in range(10)
+        for cycle in range(6)
     ]
-    seen = trace(dut, inputs, ["available", "row", "empty"])
-    assert [s["available"] for s in seen] == [0, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    seen = trace(dut, inputs + [{"read": 0}] * 4, ["written", "row"])
+    assert [s["written"] for s in seen] == [0, 1, 2, 3, 4, 4, 4, 4, 4, 4]
     assert [s["row"] for s in seen][1 + dut.latency : 5 + dut.latency] == rows
-    assert [s["empty"] for s in seen][4:6] == [0, 1]
 
 
-def test_the_next_block_comes_while_this_one_is_replayed():
-    dut = WeightBuffer(depth=4, lanes=8)
-    # Two rows, replayed three times, while two more arrive: no cycle is lost between the blocks.
-    reads = [(0, 0), (1, 0), (0, 0), (1, 0), (0, 1), (1, 1), (0, 1), (1, 1)]
-    inputs = [{"write.valid": 1, "write.payload": 1}]
-    for cycle, (rewind, release) in enumerate(reads):
-        inputs.append(
-            {
-                "write.valid": cycle < 3,
-                "write.payload": cycle + 2,
-                "read": 1,
-                "rewind": rewind,
-                "discard": release,
-            }
-        )
-    inputs += [{"read": 0, "write.valid": 0}] * dut.latency
-    seen = trace(dut, inputs, ["available", "row", "write.ready"])
-    assert all(s["available"] for s in seen[1:9])
-    assert [s["row"] for s in seen[1 + dut.latency :]] == [1, 2, 1, 2, 1, 2, 3, 4]
-    assert [s["write.ready"] for s in seen[:8]] == [1, 1, 1, 1, 0, 0, 1, 1]
+def test_a_place_is_free_in_the_cycle_after_its_row_was_read_for_the_last_time():
+    """The new row is written as the old one is read from the array: it is the old one that comes."""
+    dut = WeightBuffer(depth=2, lanes=8)
+    inputs = [{"write.valid": 1, "write.payload": 1}, {"write.payload": 2}]
+    inputs += [
+        {"write.payload": row + 3, "read": 1, "position": row % 2, "freed": max(0, row)} for row in range(6)
+    ]
+    seen = trace(dut, inputs + [{"read": 0, "write.valid": 0}] * dut.latency, ["write.ready", "row"])
+    assert [s["write.ready"] for s in seen[:8]] == [1, 1, 0, 1, 1, 1, 1, 1]
+    assert [s["row"] for s in seen[2 + dut.latency : 8 + dut.latency]] == [1, 2, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("depth", [1, 0, -3, "8", 2.5, True])
@@ -125,13 +122,18 @@ def test_impossible_depths_are_refused(depth):
     refuses(WeightBuffer, "depth must be", depth=depth, lanes=4)
 
 
-def test_a_row_stays_until_it_is_read_again():
+@pytest.mark.parametrize("lanes", [0, -1, None, 2.0])
+def test_impossible_lanes_are_refused(lanes):
+    refuses(WeightBuffer, "lanes must be", depth=4, lanes=lanes)
+
+
+def test_a_row_stays_until_another_is_read():
     """``row`` changes only with reads, so that stalls of the array lose nothing."""
     dut = WeightBuffer(depth=4, lanes=4)
     inputs = [
         {"write.valid": 1, "write.payload": 5},
         {"write.payload": 10, "read": 1},
-        {"write.valid": 0, "read": 0},
+        {"write.valid": 0, "read": 0, "position": 1},
     ]
     seen = trace(dut, inputs + [{}] * 6, ["row"])
     rows = [s["row"] for s in seen]

@@ -20,7 +20,7 @@ class Use:
     waits: dict[str, int]
 
 
-def use(step: Instruction, lanes: int) -> Use:
+def use(step: Instruction, lanes: int, words_per_sum: int = 1) -> Use:
     if isinstance(step, Load | Store):
         t = step.instruction
         words = frozenset(range(t.base, t.base + t.tile_h * t.row_stride))
@@ -32,15 +32,16 @@ def use(step: Instruction, lanes: int) -> Use:
     writes = set(range(step.out_base, step.out_base + out))
     if step.bypass:
         reads |= set(range(step.bypass_base, step.bypass_base + out))
-    if step.in_blocks > 1 and step.pixels > 1:
-        writes |= set(range(step.scratch_base, step.scratch_base + lanes * step.pixels))
+    if step.in_blocks > 1:
+        words = lanes * step.pixels * words_per_sum
+        writes |= set(range(step.scratch_base, step.scratch_base + words))
     waits = {"load": step.wait_loads, "store": step.wait_stores}
     return Use("conv", frozenset(reads), frozenset(writes), waits)
 
 
-def unordered(steps: list[Instruction], lanes: int) -> list[tuple[int, int]]:
+def unordered(steps: list[Instruction], lanes: int, words_per_sum: int = 1) -> list[tuple[int, int]]:
     """Pairs of instructions that touch the same words, one writing, and may overlap in time."""
-    uses = [use(step, lanes) for step in steps]
+    uses = [use(step, lanes, words_per_sum) for step in steps]
     before: list[int] = []  # of each instruction: those complete before it starts, as a bit mask
     for index, this in enumerate(uses):
         done = 0
