@@ -41,7 +41,7 @@ def pipeline(unit: str, name: str, stages: int) -> Equivalence:
     [(unit, name, count) for unit, (_, names, stages) in UNITS.items() for name in names for count in stages],
 )
 def test_a_pipeline_computes_what_one_stage_does(unit, name, stages, tmp_path):
-    """In every cycle, for every stream of operands: the bound that is found suffices, there is no feedback."""
+    """In every cycle, for every stream of operands: without feedback the bound that is found suffices."""
     verdict = prove(pipeline(unit, name, stages), mode="bmc", directory=tmp_path).expect()
     assert verdict.what.startswith("Equivalence, bmc in")
 

@@ -1,4 +1,4 @@
-"""The runner itself: it proves what is true, refutes what is not, and refuses what it could not decide rightly."""
+"""The runner itself: proves what is true, refutes what is not, refuses what it could not decide rightly."""
 
 import pytest
 from amaranth.hdl import Array, Assert, Assume, Cover, Module, Mux, Signal
@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hyperdrive_hdl.errors import ToolError
 from hyperdrive_hdl.rtl.hierarchy import instantiate
-from tests.support.formal import Equivalence, Substitutes, Undecided, mutant, prove
+from tests.support.formal import Equivalence, Substitutes, UndecidedError, mutant, prove
 
 
 class Stopping(wiring.Component):
@@ -85,7 +85,9 @@ def test_assumptions_hold_in_every_run(tmp_path):
     prove(Assuming(), directory=tmp_path).expect()
     verdict = prove(Assuming(), mode="cover", depth=12, directory=tmp_path).expect()
     assert all(step["x"] % 2 == 0 for trace in verdict.traces for step in trace.inputs)
-    prove(mutant(Assuming, ("Assume(~self.x[0])", "Assume(~self.x[1])"))(), directory=tmp_path).expect_refuted()
+    prove(
+        mutant(Assuming, ("Assume(~self.x[0])", "Assume(~self.x[1])"))(), directory=tmp_path
+    ).expect_refuted()
 
 
 class Arbiter(wiring.Component):
@@ -291,7 +293,7 @@ class Factoring(wiring.Component):
 
 
 def test_no_answer_is_not_taken_for_one(tmp_path):
-    with pytest.raises(Undecided, match="ABC answers 'snl_UNK"):
+    with pytest.raises(UndecidedError, match="ABC answers 'snl_UNK"):
         prove(Factoring(), directory=tmp_path, limit=1)
-    with pytest.raises(Undecided, match="ABC answers 'snl_UNK"):
+    with pytest.raises(UndecidedError, match="ABC answers 'snl_UNK"):
         prove(Factoring(), mode="bmc", depth=1, directory=tmp_path, limit=1)

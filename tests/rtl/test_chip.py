@@ -9,8 +9,8 @@ from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.compiler.ir import ChipStage, FeatureMap
 from hyperdrive_hdl.config import MeshConfig
 from hyperdrive_hdl.isa import ErrorCode, Opcode
-from hyperdrive_hdl.model.layout import read_map, to_stream
 from hyperdrive_hdl.latencies import ISSUE_TO_ACCESS, ISSUE_TO_TERM, latencies
+from hyperdrive_hdl.model.layout import read_map, to_stream
 from hyperdrive_hdl.rtl.chip import Chip
 from hyperdrive_hdl.rtl.hierarchy import ComponentRecord
 from hyperdrive_hdl.rtl.layouts import EpilogueSlotLayout, OperationLayout
@@ -210,10 +210,11 @@ class Watch:
     - A lane is selected while its tile holds the sum that the slot is of, neither before nor after.
     - A stored partial sum is written before it is read, with nothing else since.
     - A weight row is the one that the operation named, in the cycle of its term.
+    - Turns are counted from the program's start.
     """
 
     NAMES = (
-        "issue.go", "issue.mac_enable", "issue.mac_address", "issue.enable", "issue.ends",
+        "fetch.started", "issue.go", "issue.mac_enable", "issue.mac_address", "issue.enable", "issue.ends",
         "sequencer.operation", "feature_memory.enable", "feature_memory.write", "feature_memory.address",
         "weight_buffer.write.valid", "weight_buffer.write.ready", "weight_buffer.write.payload",
         "weight_buffer.row", "epilogue.select", "epilogue.write", "epilogue.read",
@@ -223,6 +224,8 @@ class Watch:
         self._at = latencies(config)
         self._depth = config.fmm_bank_depth
         self._lanes = config.lanes
+        self._turns = config.sums_in_turn
+        self._start = -1  # the first cycle of the program
         self._operation = OperationLayout(config)
         self._slot = EpilogueSlotLayout(config)
         self._rows: list[int] = []
@@ -271,6 +274,10 @@ class Watch:
             self._selected += select.sum_last
             counts["slots"] += 1
 
+        if now["fetch.started"]:
+            self._start = cycle + 1
+        if now["issue.go"] and self._turns in (1, 2, 4):  # which divide the numbers that a field can tell
+            assert (cycle - self._start) % self._turns == operation.number % self._turns
         went = {n: operation[n] for n in ("address", "restore", "row", "last")} if now["issue.go"] else {}
         self._going = [went, *self._going[:-1]]
         if now["weight_buffer.write.valid"] and now["weight_buffer.write.ready"]:
@@ -289,7 +296,9 @@ VARIANTS = [  # and the height of the maps: with 1, a tile has one pixel
 
 
 @pytest.mark.parametrize(
-    ("config", "height"), VARIANTS, ids=[f"{c.accumulator}{c.adder_latency}-{c.format}-{h}" for c, h in VARIANTS]
+    ("config", "height"),
+    VARIANTS,
+    ids=[f"{c.accumulator}{c.adder_latency}-{c.format}-{h}" for c, h in VARIANTS],
 )
 def test_the_blocks_together(config, height):
     """Formats, accumulators and latencies: the results by other people's arithmetic, and ``Watch``."""

@@ -8,19 +8,31 @@ from hyperdrive_hdl.rtl.distribution import DataDistribution
 from tests.support.streams import trace
 
 
-def config(rows, cols):
-    return ChipConfig(lanes=2, tile_rows=rows, tile_cols=cols, fmm_banks=2, fmm_bank_depth=64, wbuf_depth=18)
+def config(rows, cols, format="fp16"):
+    return ChipConfig(
+        lanes=2,
+        tile_rows=rows,
+        tile_cols=cols,
+        fmm_banks=2,
+        fmm_bank_depth=64,
+        wbuf_depth=18,
+        format=format,
+    )
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 4), (3, 1), (2, 2), (3, 4)])
-def test_windows(rows, cols):
+@pytest.mark.parametrize(
+    ("rows", "cols", "format"),
+    [(1, 1, "fp16"), (1, 4, "q2.9"), (3, 1, "fp8_e4m3"), (2, 2, "fp16"), (3, 4, "q2.9")],
+)
+def test_windows(rows, cols, format):
     rng = np.random.default_rng(rows * 8 + cols)
-    dut = DataDistribution(config=config(rows, cols))
+    chip = config(rows, cols, format)
+    dut = DataDistribution(config=chip)
     inputs, expected = [], []
     moves = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)] * 4
     rng.shuffle(moves)
     for dy, dx in moves:
-        grid = rng.integers(1, 1 << 16, (rows + 2, cols + 2))
+        grid = rng.integers(1, 1 << chip.word_width, (rows + 2, cols + 2))
         inputs.append(
             {
                 "north": grid[0],

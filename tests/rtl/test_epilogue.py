@@ -62,10 +62,10 @@ def stages(config) -> dict[str, int]:
 
 
 def finishes(config, rng, layers) -> list[list[dict]]:
-    """What the epilogue is told of sums, layer by layer."""
+    """What the epilogue is told of sums, layer by layer; the first stores partial sums and reads a bypass."""
     found = []
     while len(found) < layers:
-        conv = random_conv(rng, config, largest=3)
+        conv = random_conv(rng, config, largest=3, **({} if found else {"in_blocks": 2, "bypass": 1}))
         one = [s.fields["finish"] for s in sums([conv], config)]
         if len(one) <= 60:
             found.append(one)
@@ -142,6 +142,7 @@ def _slots(config, finish, cycle, begin, parameter_set) -> list[tuple[int, dict]
             if finish["paced"] and (at - begin) % 2 == 0:
                 at += 1
             last = lane == finish["lanes"] - 1 and part == parts - 1
+            parameters = finish["scale"] or finish["bias"]
             word = lane * parts + part
             slot = {
                 "valid": 1,
@@ -154,7 +155,7 @@ def _slots(config, finish, cycle, begin, parameter_set) -> list[tuple[int, dict]
                     for name in ("partial", "scale", "bias", "bypass", "relu", "rows", "cols")
                 },
                 "parameters": parameter_set,
-                "release_parameters": int(last and finish["block_last"] and (finish["scale"] or finish["bias"])),
+                "release_parameters": int(last and finish["block_last"] and parameters),
                 "sum_last": int(last),
                 "layer_last": int(last and finish["layer_last"]),
             }

@@ -8,17 +8,17 @@ from hyperdrive_hdl.rtl.feature_memory import FeatureMemory, SinglePortMemory
 from tests.support.streams import trace
 
 
-@pytest.mark.parametrize(("depth", "tiles"), [(2, 1), (5, 3), (16, 4)])
-def test_single_port_memory(depth, tiles):
+@pytest.mark.parametrize(("depth", "width", "tiles"), [(2, 16, 1), (5, 8, 3), (16, 12, 4)])
+def test_single_port_memory(depth, width, tiles):
     rng = np.random.default_rng(depth)
-    dut = SinglePortMemory(depth=depth, width=16, tiles=tiles)
+    dut = SinglePortMemory(depth=depth, width=width, tiles=tiles)
     model = np.zeros((depth, tiles), np.int64)
     known = np.zeros((depth, tiles), bool)
     inputs, expected = [], []
     for _ in range(300):
         enable, write = rng.random() < 0.8, rng.random() < 0.5
         address, mask = int(rng.integers(depth)), rng.random(tiles) < 0.6
-        words = rng.integers(0, 1 << 16, tiles)
+        words = rng.integers(0, 1 << width, tiles)
         inputs.append(
             {
                 "enable": enable,

@@ -100,7 +100,7 @@ def random_program(rng, config, packets, expected):
 
 
 @pytest.mark.parametrize(("lanes", "format"), [(1, "fp16"), (4, "q2.9"), (20, "bf16"), (24, "q9.6")])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_every_packet_reaches_its_unit(lanes, format, seed):
     """Three programs one after the other; all destinations stall at random, also ``idle`` comes late."""
     rng = random.Random(f"{lanes} {seed}")

@@ -85,7 +85,8 @@ def test_the_stages_of_the_datapath(config):
     unit = 1 << 24 if format.name == "fp16" else 512  # what exact sums count in
 
     def held(word, total=0):
-        return [{"total": total, "weight": 1, "plus": 0, "minus": 0} if exact else {"word": word}] * config.lanes
+        exactly = {"total": total, "weight": 1, "plus": 0, "minus": 0}
+        return [exactly if exact else {"word": word}] * config.lanes
 
     steady = {
         "held": held(one, unit),
@@ -168,7 +169,7 @@ def test_the_way_from_issue_to_the_term():
     assert ISSUE_TO_ACCESS + in_memory + in_window == ISSUE_TO_TERM
     assert in_buffer == ISSUE_TO_TERM
     assert in_memory == MEMORY_READ
-    assert EXACT_TERM_STAGES + 1 == latencies(chip("fp16", "exact")).accumulate
+    assert latencies(chip("fp16", "exact")).accumulate == EXACT_TERM_STAGES + 1
 
 
 def test_reads_never_meet_writes_and_nothing_comes_too_late():
@@ -180,7 +181,7 @@ def test_reads_never_meet_writes_and_nothing_comes_too_late():
         for latency in range(1, MAX_ADDER_LATENCY + 1):
             at = latencies(chip(name, accumulator, latency))
             assert (at.write - at.read) % 2 == 1
-            assert 1 <= at.read
+            assert at.read >= 1
             assert at.bypass_wait in (1, 2)  # a register behind the memory, and one more for the distance
             assert at.multiply - PARAMETER_LOOKUP >= 1
             # A set is given back after its last parameter was looked up, and no later than needed.

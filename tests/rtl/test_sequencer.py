@@ -165,7 +165,7 @@ def test_layers_of_one_operation_keep_their_own_fences(config, seed):
 
 @chips
 def test_the_first_operation_after_a_descriptor(config):
-    """As fast as it can be: the sum, the ring, the operation, each of them in the turns of the first place."""
+    """As fast as it can be: the sum, the ring, the operation, each in a turn of the first place."""
     turns = config.sums_in_turn
     counts = run(config, [random_conv(random.Random(1), config, **ONE)])
     sum_taken = -(-DESCRIPTOR_TO_SUM // turns) * turns

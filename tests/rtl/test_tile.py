@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hyperdrive_hdl.arith import hardware
-from hyperdrive_hdl.arith.formats import format_by_name
 from hyperdrive_hdl.config import ChipConfig
 from hyperdrive_hdl.latencies import ISSUE_TO_TERM, MEMORY_READ, latencies
 from hyperdrive_hdl.rtl.tile import Tile, TileEpilogue
@@ -147,13 +146,11 @@ def control(timeline, at, cycle, job, slot) -> None:
         cycle + at.bypass + last,
         **{"control.use_bypass": job["use_bypass"], "control.relu": job["relu"], "true": job["true"]},
     )
-    timeline.tell(
-        cycle + at.write - 1, **{"control.partial": job["partial"], "control.part": slot["part"]}
-    )
+    timeline.tell(cycle + at.write - 1, **{"control.partial": job["partial"], "control.part": slot["part"]})
 
 
 def random_held(config, rng) -> tuple[dict, int]:
-    """A held sum as the TPUs leave it, less what all lanes have in common; and the word that it stands for."""
+    """A held sum as the TPUs leave it, less what all lanes have in common, and the word it stands for."""
     format = config.number_format
     sums = format.sums
     if config.accumulator == "sequential":
@@ -199,7 +196,8 @@ def test_epilogue(config):
         given = [h for h, _ in held]
         for one in given if exact else ():
             one["total"] = (one["total"] + common + (0 if one["weight"] else last)) % (1 << width)
-        timeline.tell(cycle + at.select, held=given, **({"common": common, "last_term": last} if exact else {}))
+        shared = {"common": common, "last_term": last} if exact else {}
+        timeline.tell(cycle + at.select, held=given, **shared)
         expected[cycle + at.write] = finished(format, held[slot["lane"]][1], job, slot)
     seen = trace_packed(dut, timeline.inputs({}, max(expected) + 1), ["result"])
     for cycle, wanted in expected.items():
@@ -217,8 +215,9 @@ def test_relu_of_minus_zero_and_of_nan():
         (0xFC00, 1, 0),
     ):
         dut = TileEpilogue(config=config)
-        inputs = [{"held": [{"word": held}] * config.lanes, "control.relu": relu, "true": 1}] + [{}] * dut.latency
-        assert trace_packed(dut, inputs, ["result"])[-1]["result"] == wanted
+        steady = {"held": [{"word": held}] * config.lanes, "control.relu": relu, "true": 1}
+        seen = trace_packed(dut, [steady] + [{}] * dut.latency, ["result"])
+        assert seen[-1]["result"] == wanted
 
 
 @each(CHIPS)

@@ -14,7 +14,7 @@ FORMATS = ("fp16", "bf16", "fp16_ftz", "q2.9")  # fp8 sums are fp16
 
 
 def pools(format, rng: random.Random) -> list[list[int]]:
-    """Words for a sum to be made of: values of all sizes; small ones; large ones; those that go wrong first."""
+    """Words for a sum to be made of: of all sizes, also any; small; large; those that go wrong first."""
     sums, layout = format.sums, format.sums.layout
     values = sums.encode([rng.gauss(0, 1) * 4.0 ** rng.randint(-5, 5) for _ in range(300)]).tolist()
     if format.name.startswith("q"):

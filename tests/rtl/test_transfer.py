@@ -14,10 +14,10 @@ from tests.support.streams import Stalls, get, put, simulate, trace
 MODULUS = 1 << FENCE_BITS  # of instruction counts
 
 
-def chip(rows, cols, banks=4, depth=256) -> ChipConfig:
+def chip(rows, cols, banks=4, depth=256, **changes) -> ChipConfig:
     return ChipConfig(
         lanes=2, tile_rows=rows, tile_cols=cols, fmm_banks=banks, fmm_bank_depth=depth, wbuf_depth=18
-    )
+    ).replace(**changes)
 
 
 class Map:
@@ -62,7 +62,7 @@ class Map:
         return [place for place in self.places if place[3]]
 
 
-CHIPS = [chip(1, 1), chip(2, 3), chip(3, 1)]
+CHIPS = [chip(1, 1), chip(2, 3, format="q2.9"), chip(3, 1, format="fp8_e4m3")]
 
 
 @pytest.mark.parametrize("config", CHIPS, ids=lambda c: f"{c.tile_rows}x{c.tile_cols}")
@@ -116,7 +116,8 @@ def test_load(config, seed):
     rng = random.Random(f"{config} {seed}")
     mesh = (seed % 3, (seed + 1) % 3)
     maps = [Map(rng, config, mesh) for _ in range(12)]
-    words = [[rng.randint(1, 0xFFFF) for _ in map.true_places] for map in maps]
+    most = (1 << config.word_width) - 1
+    words = [[rng.randint(1, most) for _ in map.true_places] for map in maps]
     assert sum(map(len, words)) > 0
     dut = LoadUnit(config=config)
     expected = []
@@ -165,7 +166,8 @@ def test_store(config, seed):
     rng = random.Random(f"{config} {seed}")
     mesh = (seed % 3, (seed + 1) % 3)
     maps = [Map(rng, config, mesh) for _ in range(12)]
-    contents = np.random.default_rng(seed).integers(0, 1 << 16, (config.tile_rows, config.tile_cols, 256))
+    width = config.word_width
+    contents = np.random.default_rng(seed).integers(0, 1 << width, (config.tile_rows, config.tile_cols, 256))
     expected = [int(contents[place[:3]]) for map_ in maps for place in map_.true_places]
     assert len(expected) > 0
     dut = StoreUnit(config=config)
@@ -192,7 +194,9 @@ def test_store(config, seed):
             *_, request, address = await ctx.tick().sample(dut.request, dut.address)
             for i in range(config.tile_rows):
                 for j in range(config.tile_cols):
-                    word = int(contents[i, j, address % 256]) if request and granted else rng.getrandbits(16)
+                    word = (
+                        int(contents[i, j, address % 256]) if request and granted else rng.getrandbits(width)
+                    )
                     ctx.set(dut.read_data[i][j], word)
         for _ in range(8):
             assert not ctx.get(dut.fm_out.valid)

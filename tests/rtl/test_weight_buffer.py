@@ -68,6 +68,7 @@ def test_any_row_in_use_is_read(depth, seed):
     assert min(seen.values()) > 0, seen
 
 
+@pytest.mark.slow
 def test_row_counts_go_round():
     """2^16 rows and more: what is in use is the difference."""
     depth = 5000

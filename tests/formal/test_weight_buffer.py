@@ -1,0 +1,154 @@
+"""The weight buffer gives back the rows that were written, in whatever order they come, are read and freed.
+
+One row, any one, is followed from the cycle in which it is written until it is freed: what holds for it holds
+for all. The proofs are unbounded: the ring and the counts of rows go round any number of times.
+"""
+
+import pytest
+from amaranth.hdl import Assert, Assume, Cover, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In
+
+from hyperdrive_hdl.rtl.hierarchy import instantiate
+from hyperdrive_hdl.rtl.layouts import ROW_BITS
+from hyperdrive_hdl.rtl.weight_buffer import WeightBuffer, WeightRows
+from tests.support.formal import Substitutes, mutant, prove
+
+
+class FollowedRow(wiring.Component):
+    """A weight buffer, whoever uses it by its contract, and one row that ``follow`` has chosen.
+
+    Rows are freed any number at a time, but no more than there are. In a cycle where the row is not freed yet,
+    be it the last one, it may be read, and is what was written, ``latency`` cycles later.
+    """
+
+    def __init__(self, *, depth: int, lanes: int, buffer: type = WeightBuffer):
+        self._depth = depth
+        self._lanes = lanes
+        self._buffer = buffer
+        super().__init__(
+            {
+                "write": In(stream.Signature(lanes)),
+                "frees": In(range(depth + 1)),
+                "read": In(1),
+                "position": In(range(depth)),
+                "follow": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        depth = self._depth
+        buffer = instantiate(m, platform, "buffer", self._buffer, depth=depth, lanes=self._lanes)
+        taken = Signal()
+        freed = Signal(ROW_BITS)
+        in_use = Signal(range(depth + 1))  # rows
+        next_position = Signal(range(depth))  # of the next row to be written
+        m.d.comb += [
+            buffer.write.valid.eq(self.write.valid),
+            buffer.write.payload.eq(self.write.payload),
+            self.write.ready.eq(buffer.write.ready),
+            taken.eq(self.write.valid & self.write.ready),
+            buffer.freed.eq(freed),
+            buffer.read.eq(self.read),
+            buffer.position.eq(self.position),
+        ]
+        m.d.sync += [
+            Assume(self.frees <= in_use),
+            Assume(self.position < depth),
+            freed.eq(freed + self.frees),
+            in_use.eq(in_use + taken - self.frees),
+        ]
+        with m.If(taken):
+            m.d.sync += next_position.eq(Mux(next_position == depth - 1, 0, next_position + 1))
+
+        alive = Signal()  # the row followed is in use
+        row = Signal(self._lanes)
+        position = Signal(range(depth))
+        before = Signal(range(depth))  # rows in use that were written before it
+        with m.If(alive):
+            m.d.sync += [before.eq(before - self.frees), alive.eq(before >= self.frees)]
+        with m.Elif(taken & self.follow):
+            m.d.sync += [
+                alive.eq(1),
+                row.eq(self.write.payload),
+                position.eq(next_position),
+                before.eq(in_use - self.frees),
+            ]
+
+        expected = Signal()
+        m.d.comb += expected.eq(self.read & alive & (self.position == position))
+        stages = [(expected, row, position)]
+        for stage in range(buffer.latency):
+            later = tuple(Signal.like(value, name=f"{value.name}_{stage}") for value in stages[-1])
+            m.d.sync += [register.eq(value) for register, value in zip(later, stages[-1], strict=True)]
+            stages.append(later)
+        expected_now, expected_row, _ = stages[-1]
+        reading, _, reading_position = stages[1]  # the array, a cycle after the request
+        m.d.sync += [
+            Assert(~expected_now | (buffer.row == expected_row), "another row was read"),
+            Assert(self.write.ready == (in_use != depth), "rows are taken unless all are in use"),
+            Cover(expected_now & (row == 1) & (next_position != position), "a row was read"),
+            Cover(reading & taken & (next_position == reading_position), "its place is taken as it is read"),
+        ]
+
+        # What makes it inductive.
+        distance = Signal(range(2 * depth))
+        m.d.comb += distance.eq(position + in_use - before)
+        m.d.sync += [
+            Assert((buffer.written - freed)[:ROW_BITS] == in_use, "rows are miscounted"),
+            Assert((in_use <= depth) & (next_position < depth), "more rows than there are"),
+            Assert(
+                ~alive
+                | (
+                    (before < in_use)
+                    & (position < depth)
+                    & (next_position == Mux(distance >= depth, distance - depth, distance))
+                ),
+                "rows are out of order",
+            ),
+        ]
+        return m
+
+
+# A depth that is no power of two, one that is; with more, the proof takes minutes.
+@pytest.mark.parametrize(
+    ("depth", "lanes"),
+    [(2, 1), (3, 1), *(pytest.param(*shape, marks=pytest.mark.slow) for shape in ((4, 2), (5, 1), (8, 1)))],
+)
+def test_a_row_is_read_as_it_was_written(depth, lanes, tmp_path):
+    prove(FollowedRow(depth=depth, lanes=lanes), directory=tmp_path).expect()
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_there_are_rows_to_follow(depth, tmp_path):
+    prove(FollowedRow(depth=depth, lanes=2), mode="cover", depth=12, directory=tmp_path).expect()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("self.write.ready.eq(in_use != self._depth)", "self.write.ready.eq(1)"),
+        ("write_row == self._depth - 1, 0", "write_row == self._depth - 1, 1"),
+        ("rows.read_row.eq(self.position)", "rows.read_row.eq(write_row)"),
+        ("self.written.eq(self.written + 1)", "self.written.eq(self.written + self.write.payload[0])"),
+    ],
+)
+def test_a_buffer_that_loses_rows_is_noticed(change, tmp_path):
+    top = FollowedRow(depth=3, lanes=2, buffer=mutant(WeightBuffer, change))
+    prove(top, mode="bmc", depth=12, directory=tmp_path).expect_refuted()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # A row may be freed as it is read; then its place can be taken in the cycle that reads the array.
+        ("cells.read_port()", "cells.read_port(transparent_for=[write_port])"),
+        ("write_port.en.eq(self.write)", "write_port.en.eq(self.write & ~self.read)"),
+    ],
+)
+def test_an_array_that_does_not_give_the_old_row_is_noticed(change, tmp_path):
+    rows = Substitutes({WeightRows: mutant(WeightRows, change)})
+    top = FollowedRow(depth=3, lanes=2)
+    trace = prove(top, mode="bmc", depth=12, platform=rows, directory=tmp_path).expect_refuted()
+    assert trace.end == "Assertion violated: another row was read"
