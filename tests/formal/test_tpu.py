@@ -47,7 +47,7 @@ class OneSum(wiring.Component):
 class SumsInTurn(wiring.Component):
     """What a TPU of P stages is to do: P accumulators, and an adder without stages.
 
-    The sum of cycle t is number t modulo P. A term is added in the cycle after it was given; ``ends`` tells of
+    The sum of cycle t is number t modulo P. A term is added in the cycle after it was given; ``ends`` is of
     the sum of its own cycle, whose last term was given P cycles ago.
     """
 

@@ -18,7 +18,7 @@ from tests.support.formal import Substitutes, mutant, prove
 class FollowedRow(wiring.Component):
     """A weight buffer, whoever uses it by its contract, and one row that ``follow`` has chosen.
 
-    Rows are freed any number at a time, but no more than there are. In a cycle where the row is not freed yet,
+    Rows are freed any number at a time, but no more than there are. Where the row is not freed yet,
     be it the last one, it may be read, and is what was written, ``latency`` cycles later.
     """
 

