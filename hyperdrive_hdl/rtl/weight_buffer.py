@@ -23,7 +23,7 @@ class WeightRows(wiring.Component):
     Members
     -------
     write, write_row, write_data : a row is stored
-    read, read_row, read_data : a row is read; never one that is being written
+    read, read_row, read_data : a row is read; one that is being written gives the row before
     """
 
     def __init__(self, *, depth: int, lanes: int):
