@@ -22,9 +22,17 @@ class FollowedRow(wiring.Component):
     be it the last one, it may be read, and is what was written, ``latency`` cycles later.
     """
 
-    def __init__(self, *, depth: int, lanes: int, buffer: type = WeightBuffer):
+    def __init__(
+        self,
+        *,
+        depth: int,
+        lanes: int,
+        shown: tuple[str, ...] = ("counts", "rows"),
+        buffer: type = WeightBuffer,
+    ):
         self._depth = depth
         self._lanes = lanes
+        self._shown = shown
         self._buffer = buffer
         super().__init__(
             {
@@ -86,38 +94,36 @@ class FollowedRow(wiring.Component):
         expected_now, expected_row, _ = stages[-1]
         reading, _, reading_position = stages[1]  # the array, a cycle after the request
         m.d.sync += [
-            Assert(~expected_now | (buffer.row == expected_row), "another row was read"),
-            Assert(self.write.ready == (in_use != depth), "rows are taken unless all are in use"),
             Cover(expected_now & (row == 1) & (next_position != position), "a row was read"),
             Cover(reading & taken & (next_position == reading_position), "its place is taken as it is read"),
         ]
 
-        # What makes it inductive.
         distance = Signal(range(2 * depth))
         m.d.comb += distance.eq(position + in_use - before)
+        in_order = (
+            (before < in_use)
+            & (position < depth)
+            & (next_position == Mux(distance >= depth, distance - depth, distance))
+        )
+        counts = Assert if "counts" in self._shown else Assume
         m.d.sync += [
-            Assert((buffer.written - freed)[:ROW_BITS] == in_use, "rows are miscounted"),
-            Assert((in_use <= depth) & (next_position < depth), "more rows than there are"),
-            Assert(
-                ~alive
-                | (
-                    (before < in_use)
-                    & (position < depth)
-                    & (next_position == Mux(distance >= depth, distance - depth, distance))
-                ),
-                "rows are out of order",
-            ),
+            counts((buffer.written - freed)[:ROW_BITS] == in_use, "rows are miscounted"),
+            counts((in_use <= depth) & (next_position < depth), "there are more rows than fit"),
+            counts(~alive | in_order, "rows are out of order"),
+            counts(self.write.ready == (in_use != depth), "a row is taken unless all are in use"),
         ]
+        if "rows" in self._shown:
+            m.d.sync += Assert(~expected_now | (buffer.row == expected_row), "another row was read")
         return m
 
 
-# A depth that is no power of two, one that is; with more, the proof takes minutes.
 @pytest.mark.parametrize(
-    ("depth", "lanes"),
-    [(2, 1), (3, 1), *(pytest.param(*shape, marks=pytest.mark.slow) for shape in ((4, 2), (5, 1), (8, 1)))],
+    ("depth", "lanes"), [(2, 1), (3, 2), (5, 1), (8, 1), pytest.param(18, 1, marks=pytest.mark.slow)]
 )
 def test_a_row_is_read_as_it_was_written(depth, lanes, tmp_path):
-    prove(FollowedRow(depth=depth, lanes=lanes), directory=tmp_path).expect()
+    counts = FollowedRow(depth=depth, lanes=lanes, shown=("counts",))
+    prove(counts, engine="merge", directory=tmp_path).expect()
+    prove(FollowedRow(depth=depth, lanes=lanes, shown=("rows",)), directory=tmp_path).expect()
 
 
 @pytest.mark.parametrize("depth", [2, 3])

@@ -143,24 +143,30 @@ class Recorded(Elaboratable):
         return module
 
 
-def run_chip(program, image, *, fm_in_delay=0, stall_seed=None, config=MINI, watched=None):
+def run_chip(program, image, *, fm_in_delay=0, stall_seed=None, config=MINI, watched=None, words=None):
     """One program on the bare component; the output words and what the status said, cycle by cycle.
 
-    ``watched`` looks at members of the chip's blocks, see ``Watch``.
+    ``fm_in_delay`` cycles pass before the last of the input maps comes.
+    ``watched`` looks at members of the chip's blocks, see ``Watch``; ``words`` replace the program's.
     """
     dut = Chip(config=config)
     recorded = Recorded(dut)
     feed = stimulus(program, [image])
+    stream = feed.program if words is None else words
     found: list[int] = []
     status: list[tuple[int, ...]] = []
     stalls = [Stalls((stall_seed, i)) if stall_seed is not None else lambda: False for i in range(3)]
 
-    async def words(ctx):
-        await put(ctx, dut.program, [int(w) for w in feed.program], stalls[0])
+    last_map = feed.fm_in.size - program.loads[-1].map.map.words
+
+    async def fetch(ctx):
+        await ctx.tick()  # so that the program does not start in the first turn
+        await put(ctx, dut.program, [int(w) for w in stream], stalls[0])
 
     async def load(ctx):
+        await put(ctx, dut.fm_in, [int(w) for w in feed.fm_in[:last_map]], stalls[1])
         await ctx.tick().repeat(max(1, fm_in_delay))
-        await put(ctx, dut.fm_in, [int(w) for w in feed.fm_in], stalls[1])
+        await put(ctx, dut.fm_in, [int(w) for w in feed.fm_in[last_map:]], stalls[1])
 
     async def store(ctx):
         found.extend(await get(ctx, dut.fm_out, feed.output_words, stalls[2]))
@@ -184,7 +190,7 @@ def run_chip(program, image, *, fm_in_delay=0, stall_seed=None, config=MINI, wat
             _, _, *sample = await ctx.tick().sample(*values)
             watched.look(dict(zip(watched.NAMES, sample, strict=True)))
 
-    simulate(recorded, words, load, store, watch, background=[inside] if watched else [], limit=50_000)
+    simulate(recorded, fetch, load, store, watch, background=[inside] if watched else [], limit=50_000)
     return np.array(found, np.uint16), status
 
 
@@ -318,22 +324,33 @@ def test_the_blocks_together(config, height):
     assert min(watch.counts.values()) > 0, watch.counts
 
 
-@pytest.mark.parametrize("delay", [0, 60, 300])
-def test_layers_of_one_operation_wait_for_their_own_load(delay):
-    """The next layer's fence does not count for a layer whose only operation waits (1x1 tiles)."""
-    chip = MINI.replace(lanes=1, tile_cols=1)
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize("delay", [0, 300])
+def test_small_layers_wait_for_their_own_load(pixels, delay):
+    """The next layer's fence does not count for a layer of an operation or two that waits."""
+    chip = MINI.replace(lanes=1, tile_cols=1, wbuf_depth=64)
     rng = np.random.default_rng(8)
-    maps = [FeatureMap("in", 1, 1, 1)]
-    layers = []
-    for i in range(4):
-        layers.append(random_conv(rng, maps[-1], f"layer{i}", 1, kernel=1, relu=False))
-        maps.append(layers[-1].output)
-    stage = ChipStage("thin", (maps[0],), tuple(layers), (maps[-1],))
+    first, second = FeatureMap("first", 60, pixels, 1), FeatureMap("second", 1, pixels, 1)
+    # Of a layer with more of them, some still issue when the next descriptor comes; then the one that waits.
+    layers = [random_conv(rng, first, "layer0", 1, kernel=1, relu=False)]
+    for i in range(1, 5):
+        bypass = second if i == 1 else None
+        layers.append(
+            random_conv(rng, layers[-1].output, f"layer{i}", 1, kernel=1, relu=False, bypass=bypass)
+        )
+    stage = ChipStage("thin", (first, second), tuple(layers), (layers[-1].output,))
     program = compile_stage(stage, chip, MeshConfig())
-    assert all(layer.instruction.pixels == layer.instruction.in_channels == 1 for layer in program.layers)
-    image = {"in": random_map(rng, maps[0])}
-    found, _ = run_chip(program, image, fm_in_delay=delay, config=chip)
-    np.testing.assert_array_equal(found, naive_stage(stage, image, chip.wbuf_depth)["layer3"].flatten())
+    convs = [layer.instruction for layer in program.layers]
+    assert [conv.in_channels for conv in convs] == [60, 1, 1, 1, 1]
+    assert (convs[0].wait_loads, convs[1].wait_loads) == (1, 0)
+    # The layers behind it, which need no load, do not wait.
+    packets = {id(step): packet.copy() for step, packet in zip(program.steps, program.packets, strict=True)}
+    for layer in program.layers[2:]:
+        packets[id(layer)][2] = isa.NO_WAIT | isa.NO_WAIT << 4
+    words = np.concatenate([program.head, *packets.values(), program.tail])
+    image = {"first": random_map(rng, first), "second": random_map(rng, second)}
+    found, _ = run_chip(program, image, fm_in_delay=delay, config=chip, words=words)
+    np.testing.assert_array_equal(found, naive_stage(stage, image, chip.wbuf_depth)["layer4"].flatten())
 
 
 @pytest.mark.parametrize(("row", "col"), [(0, 1), (1, 1), (2, 2)])

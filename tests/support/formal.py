@@ -27,6 +27,7 @@ no other tool is needed. A run that ABC finds is repeated in Amaranth's simulato
 fails there as well; so "it fails" rests on neither of the two. "It holds" does: every proof has mutants of
 the hardware that it must refute.
 
+What is proved, and why running it could not show it, is told by the files of tests/formal.
 By hand: ``python -m pytest tests/formal -k PROOF``. A failing one prints the run, values per cycle, and where
 it lies as a waveform. ``prove`` called from a script or a prompt leaves its files in build/formal/.
 """
@@ -61,6 +62,7 @@ NETLIST = """\
 read_rtlil top.il
 prep -flatten -top top
 memory_map
+setundef -undriven -anyseq
 async2sync
 chformal -lower
 chformal -early
@@ -71,7 +73,6 @@ techmap
 opt -full
 dffunmap
 simplemap
-setundef -undriven -anyseq
 opt_clean
 aigmap
 opt_clean
@@ -286,7 +287,7 @@ def prove(
     engine : for "prove", one of ``ENGINES``
     platform : for ``elaborate``, for example ``Substitutes``
     directory : for all files; build/formal/<class of top> if not given
-    limit : seconds for each of ABC's searches
+    limit : seconds for each of ABC's searches; the merging of signals ends by itself
 
     Raises
     ------
