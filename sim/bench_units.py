@@ -24,7 +24,7 @@ With ``--liberty`` also NAND2 equivalents after ABC, mapped for speed (``map -B 
 
 ``--arrays`` places as many lanes as a large tile has next to each other. What they share is registered twice,
 the second time once per ``GROUP`` lanes; each lane has its own weight and enable; one finished sum at a time
-is read.
+is read from each group.
 """
 
 import argparse
@@ -45,6 +45,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Array, Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 from rich.console import Console
 
 from hyperdrive_hdl.arith import hardware
@@ -107,7 +108,7 @@ class Conversion(wiring.Component):
 
 
 class LaneArray(wiring.Component):
-    """Lanes next to each other, as in a tile; their weights and enables come from a shift register.
+    """Lanes next to each other, in groups as in tiles; their weights and enables come from a shift register.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ class LaneArray(wiring.Component):
     -------
     shift : into the weights and enables
     ends, and what else lanes have as inputs : to all of them
-    held : of lane ``select``, what a lane has of that name
+    held : of lane ``select``, what a lane has of that name; two cycles later
     """
 
     def __init__(self, *, lane: Callable[[], wiring.Component], count: int):
@@ -138,15 +139,19 @@ class LaneArray(wiring.Component):
         m.submodules += self._lanes
         bits = Signal(2 * len(self._lanes))
         m.d.sync += bits.eq(Cat(self.shift, bits))
-        for index, lane in enumerate(self._lanes):
-            if index % GROUP == 0:
-                copies = {}
-                for name, value in self._shared.items():
-                    copies[name] = Signal(value.shape(), name=f"copy{index}_{name}", reset_less=True)
-                    m.d.sync += copies[name].eq(getattr(self, name))
-            m.d.comb += [getattr(lane, name).eq(copy) for name, copy in copies.items()]
-            m.d.comb += Cat(lane.weight, lane.enable).eq(bits.word_select(index, 2))
-        m.d.sync += self.held.eq(Array([lane.held for lane in self._lanes])[self.select])
+        place = ceil_log2(GROUP)
+        held = []
+        for first in range(0, len(self._lanes), GROUP):
+            group = self._lanes[first : first + GROUP]
+            for name, value in self._shared.items():
+                copy = Signal(value.shape(), name=f"copy{first}_{name}", reset_less=True)
+                m.d.sync += copy.eq(getattr(self, name))
+                m.d.comb += [getattr(lane, name).eq(copy) for lane in group]
+            for index, lane in enumerate(group, first):
+                m.d.comb += Cat(lane.weight, lane.enable).eq(bits.word_select(index, 2))
+            held.append(Signal(self.held.shape(), name=f"held{first}", reset_less=True))
+            m.d.sync += held[-1].eq(Array([lane.held for lane in group])[self.select[:place]])
+        m.d.sync += self.held.eq(Array(held)[self.select[place:]])
         return m
 
 
