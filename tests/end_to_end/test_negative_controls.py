@@ -91,6 +91,8 @@ def test_broken_tap_order(stage, monkeypatch):
     monkeypatch.setattr(
         reference,
         "term_order",
-        lambda conv, depth: sorted(in_order(conv, depth), key=lambda term: (term[2], term[1], term[0])),
+        lambda conv, depth: [
+            sorted(block, key=lambda term: (term[2], term[1], term[0])) for block in in_order(conv, depth)
+        ],
     )
     assert mismatches(stage) > 0
