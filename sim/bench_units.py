@@ -23,8 +23,8 @@ With ``--liberty`` also NAND2 equivalents after ABC, mapped for speed (``map -B 
 (``map -a``), the unit's own registers included.
 
 ``--arrays`` places as many lanes as a large tile has next to each other. What they share is registered twice,
-the second time once per ``GROUP`` lanes; each lane has its own weight and enable; one finished sum at a time
-is read from each group.
+the second time once per ``GROUP`` lanes; each lane has its own weight and enable; finished sums are read one
+at a time, selected by fours.
 """
 
 import argparse
@@ -45,7 +45,6 @@ from amaranth.back import rtlil
 from amaranth.hdl import Array, Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 from rich.console import Console
 
 from hyperdrive_hdl.arith import hardware
@@ -119,7 +118,7 @@ class LaneArray(wiring.Component):
     -------
     shift : into the weights and enables
     ends, and what else lanes have as inputs : to all of them
-    held : of lane ``select``, what a lane has of that name; two cycles later
+    held : of lane ``select``, what a lane has of that name; a cycle later per factor of four
     """
 
     def __init__(self, *, lane: Callable[[], wiring.Component], count: int):
@@ -139,7 +138,6 @@ class LaneArray(wiring.Component):
         m.submodules += self._lanes
         bits = Signal(2 * len(self._lanes))
         m.d.sync += bits.eq(Cat(self.shift, bits))
-        place = ceil_log2(GROUP)
         held = []
         for first in range(0, len(self._lanes), GROUP):
             group = self._lanes[first : first + GROUP]
@@ -149,9 +147,18 @@ class LaneArray(wiring.Component):
                 m.d.comb += [getattr(lane, name).eq(copy) for lane in group]
             for index, lane in enumerate(group, first):
                 m.d.comb += Cat(lane.weight, lane.enable).eq(bits.word_select(index, 2))
-            held.append(Signal(self.held.shape(), name=f"held{first}", reset_less=True))
-            m.d.sync += held[-1].eq(Array([lane.held for lane in group])[self.select[:place]])
-        m.d.sync += self.held.eq(Array(held)[self.select[place:]])
+            held += [lane.held for lane in group]
+        # By fours, a register after each.
+        select = self.select
+        while len(held) > 1:
+            chosen = []
+            for first in range(0, len(held), 4):
+                chosen.append(Signal(self.held.shape(), name=f"held{len(held)}_{first}", reset_less=True))
+                m.d.sync += chosen[-1].eq(Array(held[first : first + 4])[select[:2]])
+            rest = Signal(max(1, len(select) - 2), name=f"select{len(held)}", reset_less=True)
+            m.d.sync += rest.eq(select[2:])
+            held, select = chosen, rest
+        m.d.comb += self.held.eq(held[0])
         return m
 
 
