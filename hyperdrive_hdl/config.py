@@ -21,6 +21,10 @@ MAX_LANES = 64
 MAX_TILES = 64
 MAX_FMM_WORDS = 1 << 16
 MAX_WBUF_DEPTH = (1 << 13) - 1
+MAX_BORDER_DEPTH = 1 << 15
+
+LINK_WIDTHS = (0, 1, 2, 4, 8, 16)
+SYNCHRONOUS, SOURCE = "synchronous", "source"
 
 
 def _check_int(owner: str, name: str, value: object, low: int, high: int) -> None:
@@ -50,7 +54,11 @@ class ChipConfig:
         input channels
     adder_latency : stages of the adders and the multiplier; of a sequential accumulator also the number of
         sums that go through it in turn
-    link_width : data bits of a border link; 0 builds no links
+    link_width : data bits of a border link; 0 builds no links, no border and no corner memory
+    link_clock : ``synchronous``, all chips of a mesh have one clock, or ``source``, the sender's clock
+        travels along
+    border_depth : words of border memory per tile column (or row), side and slot; a map's pixels along a side
+        of a tile times its channels must fit
 
     Raises
     ------
@@ -68,6 +76,8 @@ class ChipConfig:
     accumulator: str = "sequential"
     adder_latency: int = 1
     link_width: int = 0
+    link_clock: str = SYNCHRONOUS
+    border_depth: int = 512
 
     def __post_init__(self) -> None:
         owner = f"chip {self.name!r}"
@@ -101,7 +111,19 @@ class ChipConfig:
                 f"accumulator = {SEQUENTIAL!r}, or another format"
             )
         _check_int(owner, "adder_latency", self.adder_latency, 1, MAX_ADDER_LATENCY)
-        _check_choice(owner, "link_width", self.link_width, (0,))
+        self._check_links(owner)
+
+    def _check_links(self, owner: str) -> None:
+        _check_choice(owner, "link_width", self.link_width, LINK_WIDTHS)
+        if self.links and self.word_width % self.link_width:
+            raise ConfigError(
+                f"{owner}: link_width must divide the {self.word_width} bits of a word of format "
+                f"{self.format!r}, not {self.link_width}"
+            )
+        _check_choice(owner, "link_clock", self.link_clock, (SYNCHRONOUS, SOURCE))
+        _check_int(owner, "border_depth", self.border_depth, 2, MAX_BORDER_DEPTH)
+        if self.border_depth & (self.border_depth - 1):
+            raise ConfigError(f"{owner}: border_depth must be a power of two, not {self.border_depth}")
 
     @property
     def tiles(self) -> int:
@@ -126,6 +148,11 @@ class ChipConfig:
     def number_format(self) -> Format:
         """What ``format`` names."""
         return format_by_name(self.format)
+
+    @property
+    def links(self) -> bool:
+        """The chip has border links, so that it can be one of a mesh."""
+        return self.link_width > 0
 
     @property
     def word_width(self) -> int:
@@ -213,6 +240,11 @@ class MeshConfig:
     @property
     def chips(self) -> int:
         return self.rows * self.cols
+
+    def neighbours(self, row: int, col: int) -> int:
+        """Sides on which a chip has a neighbour: bit 0 north, 1 east, 2 south, 3 west."""
+        there = row > 0, col < self.cols - 1, row < self.rows - 1, col > 0
+        return sum(yes << side for side, yes in enumerate(there))
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.cols}"

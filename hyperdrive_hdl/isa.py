@@ -34,6 +34,10 @@ Maps lie pixel by pixel, channels innermost: tile-local address = base + (y * ti
 ``fm_in`` and ``fm_out`` carry a chip's own pixels in raster order of the chip's area, channels innermost.
 The true map is ``full_rows`` whole tile rows and ``rest_rows`` pixel rows of the next (columns alike),
 counted over the whole mesh, so that every chip of a mesh gets the same words.
+
+Chips of a mesh exchange the borders of the maps that a 3x3 layer reads. Each chip has two border slots; the
+instruction that makes such a map names the slot, which then holds the border until the last layer that reads
+it. An instruction waits until its slot is free (``exports``), or complete (``imports``).
 """
 
 from dataclasses import dataclass, fields
@@ -42,7 +46,7 @@ from typing import Self
 
 from .errors import ModelError
 
-MAGIC = 0x4802  # 'H', version 2
+MAGIC = 0x4803  # 'H', version 3
 OPERAND_BITS = 13
 NO_WAIT = 15  # also the width of the fence fields: at most 14 instructions can be left outstanding
 
@@ -64,6 +68,28 @@ class ErrorCode(IntEnum):
     OPCODE = 1  # a header word with no meaning, or a body of the wrong length
     CONFIG = 2  # a program made for another configuration, or one that does not start with CONFIG
     LEFTOVER = 3  # HALT or CONFIG while weight rows are left over: more were sent than the layers use
+    LINK = 4  # a border link failed: status tells which side's, and how (LinkFault)
+
+
+class LinkFault(IntEnum):
+    """How a border link failed, with ``ErrorCode.LINK``."""
+
+    NONE = 0
+    FRAME = 1  # a frame longer or shorter than its header tells: a beat was lost or repeated
+    CHECK = 2  # its checksum is wrong
+    SEQUENCE = 3  # it is not the next one: a frame was lost or repeated
+    SILENCE = 4  # no frame for a long time, after the link had been up
+    EPOCH = 5  # the neighbour has been reset
+    PROTOCOL = 6  # words for a map that is not expected, or more or fewer than it has
+
+
+class Side(IntEnum):
+    """Of a chip, in the order of ``neighbours`` and of the status."""
+
+    NORTH = 0
+    EAST = 1
+    SOUTH = 2
+    WEST = 3
 
 
 def header(opcode: Opcode, operand: int = 0) -> int:
@@ -84,6 +110,7 @@ TRANSFER_LAYOUT = (
     (("row_stride", 16),),  # words from a pixel to the one below: tile_w * channels
     (("full_rows", 8), ("full_cols", 8)),
     (("rest_rows", 8), ("rest_cols", 8)),
+    (("exports", 1), ("export_slot", 1)),  # of a LOAD: neighbours get the map's border, in this slot
 )
 
 CONV_LAYOUT = (
@@ -95,6 +122,11 @@ CONV_LAYOUT = (
         ("bias", 1),
         ("bypass", 1),
         ("interleave", 3),  # blocks of output FMs whose weight rows alternate
+        ("exports", 1),  # neighbours get the output's border, in this slot
+        ("export_slot", 1),
+        ("imports", 1),  # the input's border came from the neighbours and is in this slot
+        ("import_slot", 1),
+        ("releases", 1),  # no later layer needs the input's border
     ),
     (("wait_loads", 4), ("wait_stores", 4)),
     (("in_base", 16),),
@@ -107,6 +139,7 @@ CONV_LAYOUT = (
     (("in_row_stride", 16),),  # words from an input pixel to the one below
     (("in_last_row", 16),),  # words from the first pixel row of an input tile to its last
     (("in_last_col", 16),),  # and from the first pixel of a row to its last
+    (("in_last_edge", 16),),  # words from the first pixel of a border column of the input to its last
     (("pixels", 16),),  # tile_h * tile_w
     (("groups", 16),),
     (("group_channels", 16),),  # input channels of one group
@@ -179,6 +212,8 @@ class Transfer(_Body):
     full_cols: int
     rest_rows: int
     rest_cols: int
+    exports: int = 0
+    export_slot: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +229,11 @@ class Conv(_Body):
     bias: int
     bypass: int
     interleave: int = 1
+    exports: int = 0
+    export_slot: int = 0
+    imports: int = 0
+    import_slot: int = 0
+    releases: int = 0
     wait_loads: int = NO_WAIT
     wait_stores: int = NO_WAIT
     in_base: int
@@ -207,6 +247,7 @@ class Conv(_Body):
     in_row_stride: int
     in_last_row: int
     in_last_col: int
+    in_last_edge: int
     pixels: int
     groups: int
     group_channels: int

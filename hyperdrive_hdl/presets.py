@@ -10,7 +10,15 @@ PRESETS = {
     for chip in (
         # Tests and demo: two 8x8 maps of up to 64 channels, and room for a third of half the size.
         ChipConfig(
-            name="tiny", lanes=4, tile_rows=2, tile_cols=2, fmm_banks=12, fmm_bank_depth=256, wbuf_depth=576
+            name="tiny",
+            lanes=4,
+            tile_rows=2,
+            tile_cols=2,
+            fmm_banks=12,
+            fmm_bank_depth=256,
+            wbuf_depth=576,
+            link_width=4,
+            border_depth=256,
         ),
         # The paper's chip, section V: 16 x 7 x 7 TPUs, 401,408 words, 512 kernels of 3x3.
         ChipConfig(
@@ -21,6 +29,8 @@ PRESETS = {
             fmm_banks=8,
             fmm_bank_depth=1024,
             wbuf_depth=4608,
+            link_width=4,
+            border_depth=512,
         ),
     )
 }

@@ -18,13 +18,14 @@ from hyperdrive_hdl.rtl.chip import Chip
 from hyperdrive_hdl.rtl.hierarchy import ModuleLibrary
 
 PACKAGE = Path(hyperdrive_hdl.__file__).parent
-BASE = {"errors", "config", "presets", "isa", "latencies"}
+BASE = {"errors", "config", "framing", "presets", "isa", "latencies"}
 ORACLE = {"compiler", "model", "perf"}
 # What each part may import of this package; "arith" stands for arith's formats where marked below.
 ALLOWED = {
     "errors": set(),
     "config": {"arith", "errors"},
     "presets": {"config", "errors"},
+    "framing": {"config"},
     "isa": {"errors"},
     "latencies": {"arith", "config"},
     "data": set(),

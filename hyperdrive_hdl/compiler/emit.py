@@ -8,7 +8,8 @@ from .. import isa
 from ..config import ChipConfig, MeshConfig
 from ..errors import ModelError
 from .allocate import Allocation, allocate
-from .fences import Access, Unit, waits
+from .borders import Border, border_slots, check_borders
+from .fences import Access, Segment, Unit, waits
 from .ir import BinaryConv, ChipProgram, ChipStage, PlacedLayer, PlacedMap, PlacedTransfer
 from .schedule import block_channels
 from .tiling import whole_and_rest
@@ -23,7 +24,8 @@ def compile_stage(stage: ChipStage, chip: ChipConfig, mesh: MeshConfig) -> ChipP
         limit are named
     """
     allocation = allocate(stage, chip, mesh)
-    steps = _steps(stage, allocation, chip)
+    borders = _borders(stage, allocation, chip, mesh)
+    steps = _steps(stage, allocation, borders, chip)
     reload_after = _reload_after(steps, chip)
     steps = _with_fences(steps, chip, reload_after)
     signature = chip.signature
@@ -43,6 +45,17 @@ def compile_stage(stage: ChipStage, chip: ChipConfig, mesh: MeshConfig) -> ChipP
         reload_after=reload_after,
         tail=np.array([isa.header(isa.Opcode.HALT)], np.uint64),
     )
+
+
+def _borders(
+    stage: ChipStage, allocation: Allocation, chip: ChipConfig, mesh: MeshConfig
+) -> dict[str, Border]:
+    """The borders that the chips exchange; none on one chip."""
+    if mesh.chips == 1:
+        return {}
+    borders = border_slots([m.name for m in stage.inputs], allocation.layers)
+    check_borders([allocation.maps[name] for name in borders], chip, mesh)
+    return borders
 
 
 def _words(step: PlacedLayer | PlacedTransfer, chip: ChipConfig) -> np.ndarray:
@@ -79,13 +92,16 @@ def _packet(opcode: isa.Opcode, instruction: isa.Conv | isa.Transfer, owner: str
 
 
 def _steps(
-    stage: ChipStage, allocation: Allocation, chip: ChipConfig
+    stage: ChipStage, allocation: Allocation, borders: dict[str, Border], chip: ChipConfig
 ) -> tuple[PlacedLayer | PlacedTransfer, ...]:
     """Instructions without fences: loads, then the layers, each map stored as soon as it is made."""
     maps, stored = allocation.maps, {m.name for m in stage.outputs}
 
     def transfer(name: str, load: bool) -> PlacedTransfer:
-        return PlacedTransfer(load=load, map=maps[name], instruction=_transfer(maps[name]))
+        instruction = _transfer(maps[name])
+        if load and name in borders:
+            instruction = replace(instruction, exports=1, export_slot=borders[name].slot)
+        return PlacedTransfer(load=load, map=maps[name], instruction=instruction)
 
     steps: list[PlacedLayer | PlacedTransfer] = [transfer(m.name, True) for m in stage.inputs]
     steps += [transfer(m.name, False) for m in stage.inputs if m.name in stored]
@@ -95,12 +111,23 @@ def _steps(
             input=maps[layer.input.name],
             output=maps[layer.output.name],
             bypass=maps[layer.bypass.name] if layer.bypass else None,
-            instruction=_conv(layer, allocation, index, chip),
+            instruction=replace(
+                _conv(layer, allocation, index, chip), **_border_fields(layer, index, borders)
+            ),
         )
         steps.append(placed)
         if layer.output.name in stored:
             steps.append(transfer(layer.output.name, False))
     return tuple(steps)
+
+
+def _border_fields(layer: BinaryConv, index: int, borders: dict[str, Border]) -> dict[str, int]:
+    """A layer's fields about borders."""
+    made, read = borders.get(layer.output.name), borders.get(layer.input.name)
+    fields = {} if made is None else {"exports": 1, "export_slot": made.slot}
+    if read is not None and layer.kernel == 3:
+        fields |= {"imports": 1, "import_slot": read.slot, "releases": int(read.last_reader == index)}
+    return fields
 
 
 def _transfer(placed: PlacedMap) -> isa.Transfer:
@@ -155,6 +182,7 @@ def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfi
         in_row_stride=row_stride,
         in_last_row=(source.tile_h - 1) * row_stride,
         in_last_col=(source.tile_w - 1) * source.map.channels,
+        in_last_edge=(source.tile_h - 1) * source.map.channels,
         pixels=pixels,
         groups=layer.groups,
         group_channels=group_channels,
@@ -171,17 +199,28 @@ def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfi
 
 
 def access(step: PlacedLayer | PlacedTransfer, chip: ChipConfig) -> Access:
-    """The memory an instruction reads and writes, for its fences."""
+    """The memory an instruction reads and writes, border slots too, for its fences."""
+    made = [_slot(step.instruction.export_slot)] if step.instruction.exports else []
     if isinstance(step, PlacedTransfer):
         segment = (step.map.base, step.map.base + step.map.words_per_tile)
-        return Access(Unit.LOAD, (), (segment,)) if step.load else Access(Unit.STORE, (segment,), ())
+        if step.load:
+            return Access(Unit.LOAD, (), (segment, *made))
+        return Access(Unit.STORE, (segment,), ())
     reads = [step.input, *([step.bypass] if step.bypass else [])]
     writes = [(step.output.base, step.output.base + step.output.words_per_tile)]
     conv = step.instruction
     if conv.in_blocks > 1:
         words = conv.pixels * chip.lanes * chip.number_format.words_per_sum
         writes.append((conv.scratch_base, conv.scratch_base + words))
-    return Access(Unit.CONV, tuple((m.base, m.base + m.words_per_tile) for m in reads), tuple(writes))
+    segments = [(m.base, m.base + m.words_per_tile) for m in reads]
+    if conv.imports:
+        segments.append(_slot(conv.import_slot))
+    return Access(Unit.CONV, tuple(segments), (*writes, *made))
+
+
+def _slot(slot: int) -> Segment:
+    """A border slot, as a word behind all addresses."""
+    return (1 << 16) + slot, (1 << 16) + slot + 1
 
 
 def _with_fences(

@@ -84,12 +84,17 @@ class _Machine:
         self.outputs: dict[tuple[int, int], list[np.ndarray]] = {at: [] for at in chips}
         self.pictures: list[Picture] = []
         self.keep_pictures = pictures
+        self.borders: dict[int, PlacedMap] = {}  # by slot
 
     def run(self, program: Program) -> None:
         for step in program.instructions:
             if isinstance(step, Load):
-                self.load(self._map_of_transfer(step.instruction))
+                placed = self._map_of_transfer(step.instruction)
+                self.load(placed)
+                self._export(step.instruction, placed)
             elif isinstance(step, Store):
+                if step.instruction.exports or step.instruction.export_slot:
+                    raise ChipError("STORE: exports is set, but a store makes no map")
                 self.store(self._map_of_transfer(step.instruction))
             else:
                 self.convolve(step, program)
@@ -97,6 +102,32 @@ class _Machine:
             raise fault(ErrorCode.LEFTOVER, f"{program.rows.left} weight rows are left at HALT")
         if program.params.left:
             raise ChipError(f"{program.params.left} parameter sets are left at HALT")
+        if self.borders:
+            raise ChipError(f"no progress: the borders in slots {sorted(self.borders)} are in use at HALT")
+
+    def _export(self, step: isa.Conv | isa.Transfer, placed: PlacedMap) -> None:
+        """Take the border slot of a map that is made; here all chips are one, and nothing need be sent."""
+        if not step.exports:
+            if step.export_slot:
+                raise ChipError("export_slot is set without exports")
+            return
+        if step.export_slot in self.borders:
+            raise ChipError(f"no progress: border slot {step.export_slot} is in use")
+        self.borders[step.export_slot] = placed
+
+    def _import(self, conv: isa.Conv, source: PlacedMap) -> None:
+        """Refuse a layer whose taps would meet other pixels of the neighbours than its map's."""
+        if not conv.imports:
+            if conv.import_slot or conv.releases:
+                raise ChipError("CONV: import_slot or releases is set without imports")
+            if conv.kernel3 and self.mesh.chips > 1:
+                raise ChipError("CONV: a 3x3 layer on a mesh needs its input's border")
+            return
+        border = self.borders.get(conv.import_slot)
+        if border is None:
+            raise ChipError(f"no progress: border slot {conv.import_slot} is never complete")
+        if not conv.kernel3 or (border.base, border.words_per_tile) != (source.base, source.words_per_tile):
+            raise ChipError(f"CONV: the border in slot {conv.import_slot} is not its input's")
 
     def load(self, placed: PlacedMap) -> None:
         streams = {}
@@ -128,6 +159,8 @@ class _Machine:
             words = self.chip.lanes * self.format.words_per_sum
             scratch = self._place(conv.scratch_base, words, conv.tile_h, conv.tile_w)
         _check_segments(source, bypass, target, scratch)
+        self._import(conv, source)
+        self._export(conv, target)
         values = self.format.operands(layout.read_padded(self.memory, source))
         values = np.pad(values, ((0, 0), (1, 1), (1, 1)))
         shape = self.memory.shape[0] * conv.tile_h, self.memory.shape[1] * conv.tile_w
@@ -142,6 +175,8 @@ class _Machine:
             for block in range(0, conv.out_blocks, together):
                 blocks = range(block, min(block + together, conv.out_blocks))
                 self._blocks(conv, program, inputs, group, blocks, scratch, true)
+        if conv.releases:
+            del self.borders[conv.import_slot]
         if self.keep_pictures:
             self.pictures.append(Picture(conv, layout.read_map(self.memory, target)))
 
@@ -272,6 +307,7 @@ def _check_conv(conv: isa.Conv, chip: ChipConfig) -> None:
         "in_row_stride": in_tile_w * conv.in_channels,
         "in_last_row": (in_tile_h - 1) * conv.in_row_stride,
         "in_last_col": (in_tile_w - 1) * conv.in_channels,
+        "in_last_edge": (in_tile_h - 1) * conv.in_channels,
         "pixels": conv.tile_h * conv.tile_w,
     }
     for name, value in expected.items():

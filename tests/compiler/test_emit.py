@@ -17,7 +17,7 @@ from hyperdrive_hdl.perf.memory import scratch_words
 from hyperdrive_hdl.presets import PRESETS
 from tests.support.hazards import unordered
 from tests.support.resnet import random_conv, residual_stage
-from tests.support.stages import random_chip, random_mesh, random_stage
+from tests.support.stages import compile_on, random_chip, random_mesh, random_stage
 
 ONE = MeshConfig()
 CHIP = ChipConfig(lanes=4, tile_rows=2, tile_cols=2, fmm_banks=4, fmm_bank_depth=256, wbuf_depth=36)
@@ -106,7 +106,7 @@ def test_wide_weight_rows():
 
 
 def test_true_pixels_of_an_odd_map():
-    program = compile_stage(one_layer(3, 5, stride=2), CHIP, MeshConfig(rows=2, cols=1))
+    program = compile_stage(one_layer(3, 5, stride=2), CHIP.replace(link_width=4), MeshConfig(rows=2, cols=1))
     conv, load = program.layers[0].instruction, program.loads[0].instruction
     # 5 x 6 on 4 x 2 tiles of 2 x 4; output 3 x 3 on tiles of 1 x 2.
     assert (load.tile_h, load.tile_w, load.full_rows, load.rest_rows) == (2, 4, 2, 1)
@@ -134,7 +134,7 @@ def test_fences_cover_every_hazard(seed):
     number_format = format_by_name(("fp16", "q2.9", "q1.2")[seed % 3])
     stage = random_stage(rng, layers=int(rng.integers(1, 9)), format=number_format)
     chip = random_chip(rng).replace(format=number_format.name)
-    [decoded] = decode(compile_stage(stage, chip, random_mesh(rng)).words(3), chip)
+    [decoded] = decode(compile_on(stage, chip, random_mesh(rng)).words(3), chip)
     assert unordered(decoded.instructions, chip.lanes, number_format.words_per_sum) == []
 
 

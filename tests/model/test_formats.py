@@ -23,7 +23,7 @@ from hyperdrive_hdl.simulate.network import simulate_network
 from tests.support.chips import MINI, small_program
 from tests.support.convolution import naive_stage
 from tests.support.resnet import random_conv
-from tests.support.stages import random_chip, random_map, random_mesh, random_stage
+from tests.support.stages import compile_on, random_chip, random_map, random_mesh, random_stage
 
 NAMES = (*FORMATS, "q2.9", "q7.8", "q1.2")
 KINDS = [(name, kind) for name in NAMES for kind in format_by_name(name).accumulators]
@@ -46,7 +46,7 @@ def drawn(seed: int, name: str, kind: str):
     chip = random_chip(rng).replace(format=name, accumulator=kind, fmm_bank_depth=4096)
     special = float(rng.choice([0, 0, 0.02, 0.3]))
     image = {m.name: random_map(rng, m, special=special, format=number_format) for m in stage.inputs}
-    return stage, compile_stage(stage, chip, random_mesh(rng)), image
+    return stage, compile_on(stage, chip, random_mesh(rng)), image
 
 
 @every_kind

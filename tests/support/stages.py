@@ -3,8 +3,10 @@
 import numpy as np
 
 from hyperdrive_hdl.arith.formats import FP16, Format
-from hyperdrive_hdl.compiler.ir import BinaryConv, ChipStage, FeatureMap
+from hyperdrive_hdl.compiler.emit import compile_stage
+from hyperdrive_hdl.compiler.ir import BinaryConv, ChipProgram, ChipStage, FeatureMap
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
+from hyperdrive_hdl.errors import ModelError
 
 from .resnet import random_conv
 
@@ -19,11 +21,22 @@ def random_chip(rng: np.random.Generator) -> ChipConfig:
         fmm_banks=int(rng.integers(3, 9)),
         fmm_bank_depth=1024,
         wbuf_depth=int(rng.choice([9, 18, 30, 64, 600])),
+        link_width=4,
     )
 
 
 def random_mesh(rng: np.random.Generator) -> MeshConfig:
     return MeshConfig(rows=int(rng.integers(1, 4)), cols=int(rng.integers(1, 4)))
+
+
+def compile_on(stage: ChipStage, chip: ChipConfig, mesh: MeshConfig) -> ChipProgram:
+    """Compile for the mesh, or for one chip where the stage needs more borders than chips of a mesh keep."""
+    try:
+        return compile_stage(stage, chip, mesh)
+    except ModelError as error:
+        if "the borders of" not in str(error):
+            raise
+        return compile_stage(stage, chip, MeshConfig())
 
 
 def random_stage(rng: np.random.Generator, layers: int = 5, format: Format = FP16) -> ChipStage:
