@@ -113,6 +113,7 @@ class MapWalker(wiring.Component):
     address, row, col : tile-local address, and the tile that holds the word
     true : it lies inside the map
     last_word : of the walk
+    pixel_done : ``advance`` completes a pixel of every tile
     """
 
     def __init__(self, *, config: ChipConfig):
@@ -130,6 +131,7 @@ class MapWalker(wiring.Component):
                 "col": Out(range(max(2, config.tile_cols))),
                 "true": Out(1),
                 "last_word": Out(1),
+                "pixel_done": Out(1),
             }
         )
 
@@ -167,6 +169,12 @@ class MapWalker(wiring.Component):
             end_line.eq(end_span & (self.col == config.tile_cols - 1)),
             end_tiles.eq(end_line & (y == map.tile_h - 1)),
             self.last_word.eq(end_tiles & (self.row == config.tile_rows - 1)),
+            self.pixel_done.eq(
+                self.advance
+                & end_pixel
+                & (self.row == config.tile_rows - 1)
+                & (self.col == config.tile_cols - 1)
+            ),
         ]
         with m.If(self.start):
             m.d.sync += [channel.eq(0), x.eq(0), y.eq(0), self.row.eq(0), self.col.eq(0)]

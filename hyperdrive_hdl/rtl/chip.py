@@ -5,6 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from ..config import ChipConfig
+from ..isa import ErrorCode, LinkFault, Side
+from .border import Border, PortSignature
 from .distribution import DataDistribution
 from .epilogue import EpilogueControl
 from .feature_memory import FeatureMemory
@@ -32,6 +34,8 @@ class Chip(wiring.Component):
     program : stream of program words (isa.py), ``config.program_width`` bits
     fm_in, fm_out : streams of feature-map words, the chip's own true pixels, raster order, channels innermost
     mesh_row, mesh_col : position of the chip in its mesh, constant
+    neighbours : bit per ``isa.Side``, there is a chip; constant (with links only)
+    north, east, south, west : border links, ``tx`` and ``rx`` (with links only)
     status : ``StatusSignature``
     activity : ``ActivitySignature``
 
@@ -40,8 +44,13 @@ class Chip(wiring.Component):
 
     def __init__(self, *, config: ChipConfig):
         self.config = config
+        border = {}
+        if config.links:
+            border = {side.name.lower(): Out(PortSignature(config)) for side in Side}
+            border["neighbours"] = In(4)
         super().__init__(
             {
+                **border,
                 "program": In(stream.Signature(config.program_width)),
                 "fm_in": In(stream.Signature(config.word_width)),
                 "fm_out": Out(stream.Signature(config.word_width)),
@@ -83,14 +92,29 @@ class Chip(wiring.Component):
         self._connect_tiles(
             m, platform, issue, epilogue, weights, parameters, load, port, memory, distribution
         )
+        border = None
+        if config.links:
+            border = instantiate(m, platform, "border", Border, config=config)
+            self._connect_border(
+                m, border, fetch, sequencer, issue, epilogue, load, port, memory, distribution
+            )
+        else:
+            self._without_border(m, fetch, issue, load, distribution)
 
         pending = fetch.receiving_conv | sequencer.active
         transferring = load.active | store.active
         m.d.comb += [
-            fetch.idle.eq(~(pending | issue.computing | fetch.loads.valid | fetch.stores.valid)),
+            fetch.idle.eq(
+                ~(
+                    pending
+                    | issue.computing
+                    | fetch.loads.valid
+                    | fetch.stores.valid
+                    | (border.busy if border else 0)
+                )
+            ),
             fetch.leftover.eq(weights.written != sequencer.freed),
             self.status.busy.eq(fetch.busy),
-            self.status.error.eq(fetch.error),
             self.status.layer.eq(issue.layer),
             self.status.layer_done.eq(epilogue.layer_done),
             self.status.halted.eq(fetch.halted),
@@ -199,9 +223,66 @@ class Chip(wiring.Component):
             distribution.left.eq(issue.left),
             distribution.right.eq(issue.right),
         ]
-        # The ring around the chip reads zero: the mesh ends here.
+
+    def _without_border(self, m, fetch, issue, load, distribution) -> None:
+        """The ring around the chip reads zero: the mesh ends here."""
         ring = (distribution.north, distribution.south, distribution.west, distribution.east)
         m.d.comb += [word.eq(0) for side in ring for word in side]
+        m.d.comb += [issue.border_ready.eq(1), load.slot_free.eq(1), self.status.error.eq(fetch.error)]
+
+    def _connect_border(
+        self, m, border, fetch, sequencer, issue, epilogue, load, port, memory, distribution
+    ) -> None:
+        for side in Side:
+            name = side.name.lower()
+            connect(m, getattr(border, name), wiring.flipped(getattr(self, name)))
+        map = load.transfers.p
+        failed = border.fault != LinkFault.NONE
+        m.d.comb += [
+            border.neighbours.eq(self.neighbours),
+            border.mesh_row.eq(self.mesh_row),
+            border.mesh_col.eq(self.mesh_col),
+            border.layer.eq(sequencer.layer),
+            border.layer_begun.eq(sequencer.begun),
+            border.layer_done.eq(epilogue.layer_done),
+            border.layer_pixel.eq(epilogue.pixel_done),
+            issue.border_ready.eq(border.ready),
+            issue.stop.eq(failed),
+            *[
+                getattr(border.load, name).eq(getattr(map, name))
+                for name in ("base", "channels", "tile_h", "tile_w", "full_rows", "full_cols", "rest_rows")
+            ],
+            border.load.rest_cols.eq(map.rest_cols),
+            border.load.groups.eq(1),
+            border.load.blocks.eq(1),
+            border.load.last_lanes.eq(map.channels),
+            border.load_exports.eq(map.exports),
+            border.load_slot.eq(map.export_slot),
+            border.load_begun.eq(load.begun),
+            border.load_pixel.eq(load.pixel_done),
+            load.slot_free.eq(border.slots_free.bit_select(map.export_slot, 1)),
+            port.border_request.eq(border.request),
+            port.border_address.eq(border.address),
+            border.grant.eq(port.border_grant),
+            border.read.eq(issue.mac_enable),
+            border.ring.eq(issue.ring),
+            border.up.eq(issue.ring_up),
+            border.down.eq(issue.ring_down),
+            border.left.eq(issue.ring_left),
+            border.right.eq(issue.ring_right),
+            self.status.error.eq(Mux(failed, ErrorCode.LINK, fetch.error)),
+            self.status.side.eq(border.side),
+            self.status.fault.eq(border.fault),
+            self.activity.border_words.eq(border.border_words),
+            self.activity.link_beats.eq(border.link_beats),
+        ]
+        for i in range(self.config.tile_rows):
+            m.d.comb += [
+                border.read_data[i][j].eq(memory.read_data[i][j]) for j in range(self.config.tile_cols)
+            ]
+        for name in ("north", "south", "west", "east"):
+            source, target = getattr(border, f"{name}_ring"), getattr(distribution, name)
+            m.d.comb += [target[i].eq(source[i]) for i in range(len(target))]
 
     def _connect_tiles(
         self, m, platform, issue, epilogue, weights, parameters, load, port, memory, distribution

@@ -35,7 +35,7 @@ class EpilogueControl(wiring.Component):
     select, multiply, bias, bypass, store, read, write : slots in these stages, in the last of several
     release_parameters : a parameter set has been used up
     started : a slot enters
-    sum_done : a sum's last word is written
+    sum_done : a sum's last word is written; ``pixel_done`` if it is finished, no partial one
     layer_done : the layer's last result is in memory
     restart : parameter sets count from 0 again
     """
@@ -64,6 +64,7 @@ class EpilogueControl(wiring.Component):
                 "release_parameters": Out(1),
                 "started": Out(1),
                 "sum_done": Out(1),
+                "pixel_done": Out(1),
                 "layer_done": Out(1),
                 "restart": In(1),
             }
@@ -98,6 +99,7 @@ class EpilogueControl(wiring.Component):
             self.started.eq(slot.valid),
             self.release_parameters.eq(stages[at.release].valid & stages[at.release].release_parameters),
             self.sum_done.eq(self.write.valid & self.write.sum_last),
+            self.pixel_done.eq(self.sum_done & ~self.write.partial),
         ]
         m.d.sync += self.layer_done.eq(self.write.valid & self.write.layer_last)
 

@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from ..config import ChipConfig
 from ..latencies import ISSUE_TO_TERM
-from .layouts import ADDRESS_BITS, FENCE_BITS, OperationLayout, number_bits
+from .layouts import ADDRESS_BITS, FENCE_BITS, OperationLayout, RingLayout, number_bits
 
 
 class Issue(wiring.Component):
@@ -42,16 +42,23 @@ class Issue(wiring.Component):
     epilogue_access, epilogue_address : its memory access in the next cycle
     sum_done : the oldest sum not yet in memory is written
     need_loads, need_stores, loads_done, stores_done : fences
+    border_ready : the border slots that the next layer needs are free or complete
+    stop : nothing issues any more
     layer_done : the layer in progress is complete
     computing : a layer is in progress
     layer : layers completed since ``restart``
     mac_enable, mac_address : stage 1
+    ring, ring_up, ring_down, ring_left, ring_right : stage 1, the neighbours' word (with links only)
     up, down, left, right : stage 2
     enable, restore, ends : stage 3: lanes that take the term; it is a stored partial sum; the sum's last
     """
 
     def __init__(self, *, config: ChipConfig):
         self._config = config
+        ring = {}
+        if config.links:
+            ring = {f"ring_{way}": Out(1) for way in ("up", "down", "left", "right")}
+            ring["ring"] = Out(RingLayout(config))
         super().__init__(
             {
                 "valid": In(1),
@@ -68,12 +75,15 @@ class Issue(wiring.Component):
                 "need_stores": In(FENCE_BITS),
                 "loads_done": In(FENCE_BITS),
                 "stores_done": In(FENCE_BITS),
+                "border_ready": In(1),
+                "stop": In(1),
                 "layer_done": In(1),
                 "computing": Out(1),
                 "layer": Out(16),
                 "restart": In(1),
                 "mac_enable": Out(1),
                 "mac_address": Out(ADDRESS_BITS),
+                **ring,
                 "up": Out(1),
                 "down": Out(1),
                 "left": Out(1),
@@ -108,6 +118,7 @@ class Issue(wiring.Component):
                 (~in_layer | self.layer_done)
                 & fence_passed(self.loads_done, self.need_loads)
                 & fence_passed(self.stores_done, self.need_stores)
+                & self.border_ready
             ),
             before.eq(op.number - stored),
             in_order.eq(
@@ -116,7 +127,7 @@ class Issue(wiring.Component):
                 & (~op.last | (self.epilogue_ready & (op.number == ended)))
             ),
             conflict.eq(self.epilogue_access & (op.address[bank] == self.epilogue_address[bank])),
-            allowed.eq(self.valid & in_order & ~conflict),
+            allowed.eq(self.valid & in_order & ~conflict & ~self.stop),
             self.go.eq(allowed & self.eligible),
             self.waits_for_row.eq(self.valid & in_order & self.starved),
             self.computing.eq(in_layer | (self.go & op.first)),
@@ -147,6 +158,9 @@ class Issue(wiring.Component):
             complete[0].eq(op.complete),
             lane[0].eq(op.lane),
         ]
+        if self._config.links:
+            m.d.sync += self.ring.eq(op.ring)
+            m.d.comb += Cat(self.ring_up, self.ring_down, self.ring_left, self.ring_right).eq(window[0])
         for stages in (window, going, ending, restoring, complete, lane):
             m.d.sync += [later.eq(earlier) for earlier, later in pairwise(stages)]
         for k in range(self._config.lanes):

@@ -2,7 +2,7 @@
 
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out, Signature
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, ceil_log2
 
 from .. import isa
 from ..config import ChipConfig
@@ -77,10 +77,13 @@ class FinishLayout(data.StructLayout):
 class SumLayout(data.StructLayout):
     """One sum of all tiles: a pixel, in a block of output FMs, over a block of input channels.
 
-    row_offsets, col_offsets : words to the input pixels before, at and after the present one, wrapped
+    row_addresses : of channel 0 in the first pixel of the rows before, at and after the present one, wrapped
+    col_offsets : words to the columns before, at and after the present one, wrapped
     above, below, left, right : the taps there fall into the neighbouring tile
+    edge_offsets : words to these rows in a column of the border (with links only)
+    ring, ring_slot : the neighbours' pixels are in that border slot; else they are zero (with links only)
     kernel3 : all of them are taps, or only the middle one
-    channel, channels : address of the first channel in pixel 0, and how many there are
+    channel, channels : the first channel, and how many there are
     row, position : number of the first weight row, and its place in the ring
     stride : from a row to the next; more than one where rows of several sums alternate
     block : of weight rows, counted
@@ -95,16 +98,18 @@ class SumLayout(data.StructLayout):
 
     def __init__(self, config: ChipConfig):
         offsets = data.ArrayLayout(ADDRESS_BITS, 3)
+        border = {"edge_offsets": offsets, "ring": 1, "ring_slot": 1} if config.links else {}
         super().__init__(
             {
-                "row_offsets": offsets,
+                **border,
+                "row_addresses": offsets,
                 "col_offsets": offsets,
                 "above": 1,
                 "below": 1,
                 "left": 1,
                 "right": 1,
                 "kernel3": 1,
-                "channel": ADDRESS_BITS,
+                "channel": 16,
                 "channels": 16,
                 "row": ROW_BITS,
                 "position": range(config.wbuf_depth),
@@ -122,10 +127,25 @@ class SumLayout(data.StructLayout):
         )
 
 
+class RingLayout(data.StructLayout):
+    """Where the pixels round the chip lie that a tap may meet: in the memories of a border slot.
+
+    valid, slot : they are there, else zero
+    row : address in the memories of the rows above and below the chip
+    col : in those of the columns beside it
+    corner : in those of the corners
+    """
+
+    def __init__(self, config: ChipConfig):
+        address = border_bits(config)
+        super().__init__({"valid": 1, "slot": 1, "row": address, "col": address, "corner": address})
+
+
 class OperationLayout(data.StructLayout):
     """One operation of the whole array: a term of a sum, or a lane's stored partial sum, read as its first.
 
     address, up, down, left, right : the local pixel word, and to which neighbour the tap's window moves
+    ring : where the neighbours' word is (with links only)
     restore, lane, complete : part of a stored partial sum, its lane, and that it is the last part
     row, position : the weight row, as in ``SumLayout``; of a restoring operation, the sum's first
     last : of its sum; ``finish`` is valid with it
@@ -135,6 +155,7 @@ class OperationLayout(data.StructLayout):
     def __init__(self, config: ChipConfig):
         super().__init__(
             {
+                **({"ring": RingLayout(config)} if config.links else {}),
                 "address": ADDRESS_BITS,
                 "up": 1,
                 "down": 1,
@@ -185,6 +206,39 @@ class EpilogueSlotLayout(data.StructLayout):
         )
 
 
+class BorderMapLayout(data.StructLayout):
+    """A map whose border is exchanged, and the order in which its words are made.
+
+    base, channels, tile_h, tile_w : where it lies, as in isa.py
+    groups, blocks : the channels are made in ``groups`` times ``blocks`` blocks
+    lanes, last_lanes : channels of a block, of the last one of a group
+    full_rows, full_cols, rest_rows, rest_cols : its true pixels
+    """
+
+    def __init__(self):
+        super().__init__(
+            {
+                "base": ADDRESS_BITS,
+                "channels": 16,
+                "tile_h": 8,
+                "tile_w": 8,
+                "groups": 16,
+                "blocks": 16,
+                "lanes": 16,
+                "last_lanes": 16,
+                "full_rows": 8,
+                "full_cols": 8,
+                "rest_rows": 8,
+                "rest_cols": 8,
+            }
+        )
+
+
+def border_bits(config: ChipConfig) -> int:
+    """Bits of an address in a border memory."""
+    return ceil_log2(config.border_depth)
+
+
 def parameter_sets(config: ChipConfig) -> int:
     """Blocks of output FMs whose scales and biases are held: of the sums in turn, and as many ahead."""
     return 2 * config.sums_in_turn
@@ -203,11 +257,20 @@ class StatusSignature(Signature):
     layer : convolutions completed since CONFIG, modulo 2^16
     layer_done : pulse, in the cycle in which a layer's output is complete in the feature-map memory
     halted : pulse, at a program's HALT, when all is done
+    side, fault : with ``ErrorCode.LINK``, the ``isa.Side`` whose link failed, and the ``isa.LinkFault``
     """
 
     def __init__(self):
         super().__init__(
-            {"busy": Out(1), "error": Out(2), "layer": Out(16), "layer_done": Out(1), "halted": Out(1)}
+            {
+                "busy": Out(1),
+                "error": Out(3),
+                "layer": Out(16),
+                "layer_done": Out(1),
+                "halted": Out(1),
+                "side": Out(2),
+                "fault": Out(3),
+            }
         )
 
 
@@ -219,6 +282,8 @@ class ActivitySignature(Signature):
     mac : the array takes a term
     starved : the array waits for a weight row
     epilogue : a finished sum enters the epilogue
+    border_words : true words of neighbours' maps that arrive, each at the chips that use it
+    link_beats : links on which the chip sends a beat of a border frame
     """
 
     def __init__(self):
@@ -230,5 +295,7 @@ class ActivitySignature(Signature):
                 "mac": Out(1),
                 "starved": Out(1),
                 "epilogue": Out(1),
+                "border_words": Out(3),
+                "link_beats": Out(3),
             }
         )

@@ -29,7 +29,7 @@ class Sequencer(wiring.Component):
     eligible, starved : of the operation, see ``TermWalker``
     written, freed : weight rows, so far
     begun : a layer's first operation issues
-    need_loads, need_stores : fences of the layer that begins next
+    layer, need_loads, need_stores : of the layer that begins next, see ``SumWalker``
     mesh_row, mesh_col : the chip's position
     active : operations of a layer are still to come
     restart : a program begins
@@ -48,6 +48,7 @@ class Sequencer(wiring.Component):
                 "written": In(ROW_BITS),
                 "freed": Out(ROW_BITS),
                 "begun": In(1),
+                "layer": Out(CONV_DESCRIPTOR),
                 "need_loads": Out(FENCE_BITS),
                 "need_stores": Out(FENCE_BITS),
                 "mesh_row": In(8),
@@ -73,6 +74,7 @@ class Sequencer(wiring.Component):
             terms.restart.eq(self.restart),
             self.freed.eq(terms.freed),
             sums.begun.eq(self.begun),
+            self.layer.eq(sums.layer),
             self.need_loads.eq(sums.need_loads),
             self.need_stores.eq(sums.need_stores),
             sums.mesh_row.eq(self.mesh_row),

@@ -34,7 +34,7 @@ class SumWalker(wiring.Component):
     layers : descriptors, from ``Fetch``
     sums : to ``TermWalker``
     begun : a layer's first operation issues
-    need_loads, need_stores : fences of the layer that begins next
+    layer : descriptor of the layer that begins next; ``need_loads``, ``need_stores``: its fences
     mesh_row, mesh_col : the chip's position
     active : sums of a layer are still to come
     """
@@ -46,6 +46,7 @@ class SumWalker(wiring.Component):
                 "layers": In(stream.Signature(CONV_DESCRIPTOR)),
                 "sums": Out(stream.Signature(SumLayout(config))),
                 "begun": In(1),
+                "layer": Out(CONV_DESCRIPTOR),
                 "need_loads": Out(FENCE_BITS),
                 "need_stores": Out(FENCE_BITS),
                 "mesh_row": In(8),
@@ -68,6 +69,7 @@ class SumWalker(wiring.Component):
             step.eq(walking & (~sums.valid | sums.ready)),
             self.layers.ready.eq(~starting & ~walking & ~waiting),
             self.active.eq(starting | walking | sums.valid),
+            self.layer.eq(layer),
             self.need_loads.eq(layer.need_loads),
             self.need_stores.eq(layer.need_stores),
         ]
@@ -101,7 +103,7 @@ class SumWalker(wiring.Component):
         groups = Signal(16)
         first = Signal()
         resumed = Signal()  # not the first block of input channels
-        channel = Signal(16)  # address of the block's first channel, in pixel 0
+        channel = Signal(16)  # the block's first channel
         group_channel = Signal(16)  # and of the group's
         channels = Signal(16)
         pixel_offset = Signal(16)
@@ -173,8 +175,8 @@ class SumWalker(wiring.Component):
         m.d.comb += next_group.eq(group_channel + layer.group_channels)
         with m.If(starting):
             m.d.sync += [
-                channel.eq(layer.in_base),
-                group_channel.eq(layer.in_base),
+                channel.eq(0),
+                group_channel.eq(0),
                 in_blocks.eq(layer.in_blocks - 1),
                 out_blocks.eq(layer.out_blocks - 1),
                 groups.eq(layer.groups - 1),
@@ -221,6 +223,18 @@ class SumWalker(wiring.Component):
             tap_cols.restart.eq(tap_rows.restart | tap_rows.advance),
             tap_cols.advance.eq(step),
         ]
+        if self._config.links:
+            edges = instantiate(m, platform, "edges", TapAxis)
+            m.d.comb += [
+                edges.step.eq(layer.in_channels),
+                edges.last.eq(layer.in_last_edge),
+                edges.stride2.eq(layer.stride2),
+                edges.restart.eq(tap_rows.restart),
+                edges.advance.eq(tap_rows.advance),
+                sum.edge_offsets.as_value().eq(Cat(edges.previous, edges.at, edges.following)),
+                sum.ring.eq(layer.imports),
+                sum.ring_slot.eq(layer.import_slot),
+            ]
         with m.If(tap_rows.restart):
             m.d.sync += [
                 pixels.eq(layer.pixels - 1),
@@ -259,7 +273,12 @@ class SumWalker(wiring.Component):
             stored.eq(layer.scratch_base + scratch_offset),
             word_offset.eq(pixel_offset + lane_offset),
             more.eq(in_blocks != 0),
-            sum.row_offsets.as_value().eq(Cat(tap_rows.previous, tap_rows.at, tap_rows.following)),
+            *[
+                address.eq(layer.in_base + offset)
+                for address, offset in zip(
+                    sum.row_addresses, (tap_rows.previous, tap_rows.at, tap_rows.following), strict=True
+                )
+            ],
             sum.col_offsets.as_value().eq(Cat(tap_cols.previous, tap_cols.at, tap_cols.following)),
             sum.above.eq(tap_rows.previous_wraps),
             sum.below.eq(tap_rows.following_wraps),

@@ -15,7 +15,7 @@ class _Walk(data.StructLayout):
     first : its first operation is to come
     channels : input channels still to come under this tap
     dy, dx : 0, 1, 2: before, at, after the pixel
-    channel : address of the present channel, in pixel 0
+    channel : the present channel
     row, position : of the next term's weights
     restoring, lane, part, stored : stored partial sums are read; which lane's, which part, its address
     """
@@ -119,11 +119,21 @@ class TermWalker(wiring.Component):
     def _operation(self, op, walk) -> list:
         """The operation at a sum's counters."""
         sum = walk.sum
-        row_offset = Array(sum.row_offsets)[walk.dy]
-        col_offset = Array(sum.col_offsets)[walk.dx]
+        row_address = Array(sum.row_addresses)[walk.dy]
+        in_row = walk.channel + Array(sum.col_offsets)[walk.dx]
         parts = self._config.number_format.words_per_sum
+        ring = []
+        if self._config.links:
+            ring = [
+                op.ring.valid.eq(sum.ring),
+                op.ring.slot.eq(sum.ring_slot),
+                op.ring.row.eq(in_row),
+                op.ring.col.eq(walk.channel + Array(sum.edge_offsets)[walk.dy]),
+                op.ring.corner.eq(walk.channel),
+            ]
         return [
-            op.address.eq(Mux(walk.restoring, walk.stored, walk.channel + row_offset + col_offset)),
+            *ring,
+            op.address.eq(Mux(walk.restoring, walk.stored, row_address + in_row)),
             op.up.eq(~walk.restoring & (walk.dy == 0) & sum.above),
             op.down.eq(~walk.restoring & (walk.dy == 2) & sum.below),
             op.left.eq(~walk.restoring & (walk.dx == 0) & sum.left),

@@ -37,7 +37,7 @@ class _TransferUnit(wiring.Component):
             }
         )
 
-    def _walk(self, m: Module, platform, walking, finished) -> MapWalker:
+    def _walk(self, m: Module, platform, walking, finished, may_begin=1) -> MapWalker:
         """Start a transfer when its fences have passed; end it, and count it, when ``finished``."""
         map = self.transfers.p
         walker = instantiate(m, platform, "walker", MapWalker, config=self._config)
@@ -50,6 +50,7 @@ class _TransferUnit(wiring.Component):
                 & ~self.active
                 & fence_passed(self.convs_done, map.need_convs)
                 & fence_passed(self.transfers_done, map.need_transfers)
+                & may_begin
             ),
             self.address.eq(walker.address),
             self.row.eq(walker.row),
@@ -80,6 +81,9 @@ class LoadUnit(_TransferUnit):
     fm_in : the map's true words of this chip, raster order, channels innermost
     request, grant : memory access, ``address`` in tile (``row``, ``col``), ``word`` to write
     convs_done, transfers_done : for fences (``transfers_done``: stores); ``done``: own count
+    slot_free : the border slot that the load at hand names is free
+    begun : a load begins; its descriptor is at ``transfers``
+    pixel_done : a pixel of every tile is in memory, in raster order
     restart : counts restart
     active : a load is in progress
     """
@@ -87,15 +91,23 @@ class LoadUnit(_TransferUnit):
     def __init__(self, *, config: ChipConfig):
         super().__init__(
             config=config,
-            members={"fm_in": In(stream.Signature(config.word_width)), "word": Out(config.word_width)},
+            members={
+                "fm_in": In(stream.Signature(config.word_width)),
+                "word": Out(config.word_width),
+                "slot_free": In(1),
+                "begun": Out(1),
+                "pixel_done": Out(1),
+            },
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
         walking = Signal()
         last = Signal()
-        walker = self._walk(m, platform, walking, last)
+        walker = self._walk(m, platform, walking, last, may_begin=~self.transfers.p.exports | self.slot_free)
         m.d.comb += [
+            self.begun.eq(walker.start),
+            self.pixel_done.eq(walker.pixel_done),
             last.eq(walker.advance & walker.last_word),
             self.request.eq(walking & (self.fm_in.valid | ~walker.true)),
             walker.advance.eq(self.request & self.grant),
@@ -163,7 +175,7 @@ class StoreUnit(_TransferUnit):
 
 
 class MemoryPort(wiring.Component):
-    """Who uses the feature memory's second port: the epilogue, else a store, else a load.
+    """Who uses the feature memory's second port: the epilogue, else the border, a store, a load.
 
     The transfers stay off the bank that the MAC reads; the epilogue need not, ``Issue`` saw to it.
 
@@ -176,6 +188,7 @@ class MemoryPort(wiring.Component):
     mac_enable, mac_address : the MAC's access in this cycle
     read, read_address : bypass or partial sum, for all tiles
     write, write_address, write_rows, write_cols : result of all tiles
+    border_* : reads of words for the neighbours (with links only)
     load_*, store_* : the transfers' requests
     enable, is_write, address, rows, cols : to the memory
     from_load : the data to write is the load's word
@@ -184,6 +197,13 @@ class MemoryPort(wiring.Component):
     def __init__(self, *, config: ChipConfig):
         self._config = config
         row, col = range(max(2, config.tile_rows)), range(max(2, config.tile_cols))
+        border = {}
+        if config.links:
+            border = {
+                "border_request": In(1),
+                "border_grant": Out(1),
+                "border_address": In(ADDRESS_BITS),
+            }
         super().__init__(
             {
                 "mac_enable": In(1),
@@ -192,6 +212,7 @@ class MemoryPort(wiring.Component):
                 "read_address": In(ADDRESS_BITS),
                 "write": In(1),
                 "write_address": In(ADDRESS_BITS),
+                **border,
                 "load_request": In(1),
                 "load_grant": Out(1),
                 "load_address": In(ADDRESS_BITS),
@@ -212,21 +233,35 @@ class MemoryPort(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         bank = slice(ceil_log2(self._config.fmm_bank_depth), ADDRESS_BITS)
-        epilogue = Signal()
+        taken = Signal()
         store_free = Signal()
         load_free = Signal()
+
+        def free(address):
+            return ~self.mac_enable | (address[bank] != self.mac_address[bank])
+
+        border_granted = Signal()
+        border_address = Signal(ADDRESS_BITS)
+        if self._config.links:
+            m.d.comb += [
+                self.border_grant.eq(~(self.read | self.write) & free(self.border_address)),
+                border_granted.eq(self.border_request & self.border_grant),
+                border_address.eq(self.border_address),
+            ]
         m.d.comb += [
-            epilogue.eq(self.read | self.write),
-            store_free.eq(~self.mac_enable | (self.store_address[bank] != self.mac_address[bank])),
-            load_free.eq(~self.mac_enable | (self.load_address[bank] != self.mac_address[bank])),
-            self.store_grant.eq(~epilogue & store_free),
-            self.load_grant.eq(~epilogue & load_free & ~(self.store_request & store_free)),
+            taken.eq(self.read | self.write | border_granted),
+            store_free.eq(free(self.store_address)),
+            load_free.eq(free(self.load_address)),
+            self.store_grant.eq(~taken & store_free),
+            self.load_grant.eq(~taken & load_free & ~(self.store_request & store_free)),
         ]
         with m.If(self.read):
             m.d.comb += [self.enable.eq(1), self.address.eq(self.read_address)]
         with m.Elif(self.write):
             m.d.comb += [self.enable.eq(1), self.is_write.eq(1), self.address.eq(self.write_address)]
             m.d.comb += [self.rows.eq(~0), self.cols.eq(~0)]
+        with m.Elif(border_granted):
+            m.d.comb += [self.enable.eq(1), self.address.eq(border_address)]
         with m.Elif(self.store_request & store_free):
             m.d.comb += [self.enable.eq(1), self.address.eq(self.store_address)]
         with m.Elif(self.load_request & load_free):

@@ -53,7 +53,8 @@ def test_gates_and_delays(config, seed):
     packing = Packing(dut.operation.shape())
     history: list[dict] = []  # of issued operations, one entry per cycle
     cases = (
-        "fence", "layer", "other_layer", "stored", "epilogue", "order", "conflict", "eligible",
+        "fence", "border", "layer", "other_layer", "stored", "epilogue", "order", "conflict",
+        "eligible", "stopped",
         "go", "waits", "first_with_layer_done", "restored", "part", "wrapped",
     )  # fmt: skip
     counts = dict.fromkeys(cases, 0)
@@ -64,7 +65,7 @@ def test_gates_and_delays(config, seed):
         ended = stored = 0  # sums
         need = {"loads": 0, "stores": 0}
         done = {"loads": 0, "stores": 0}
-        for _ in range(1500):
+        for _ in range(2000):
             valid = rng.random() < 0.9
             op = random_operation(rng, numbers, ended, stored, parity)
             op["lane"] %= config.lanes
@@ -81,7 +82,10 @@ def test_gates_and_delays(config, seed):
             ready = rng.random() > busyness / 3
             access, address = rng.random() < busyness, rng.randrange(5 * DEPTH)
             sum_done = stored < ended and rng.random() < 0.4
+            border, stop = rng.random() > busyness / 3, rng.random() < 0.03
             restart = rng.random() < 0.01
+            ctx.set(dut.border_ready, border)
+            ctx.set(dut.stop, stop)
             ctx.set(dut.valid, valid)
             ctx.set(Value.cast(dut.operation), packing.word(op))
             ctx.set(dut.eligible, eligible)
@@ -96,6 +100,7 @@ def test_gates_and_delays(config, seed):
             fences = all(done[unit] >= need[unit] for unit in done)
             order = {
                 "fence": fences or not op["first"],
+                "border": border or not op["first"],
                 "layer": not in_layer or layer_done or not op["first"],
                 "other_layer": op["layer"] == parity or op["first"],
                 "stored": (op["number"] - stored) % numbers < op["spacing"] or not op["restore"],
@@ -103,7 +108,7 @@ def test_gates_and_delays(config, seed):
                 "order": op["number"] == ended % numbers or not op["last"],
             }
             conflict = access and address // DEPTH == op["address"] // DEPTH
-            gates = order | {"conflict": not conflict, "eligible": eligible}
+            gates = order | {"conflict": not conflict, "eligible": eligible, "stopped": not stop}
             closed = [name for name, is_open in gates.items() if not is_open]
             if valid and len(closed) == 1:  # this gate alone holds the operation
                 counts[closed[0]] += 1
@@ -161,6 +166,7 @@ def test_fences_count_modulo_2_to_the_16(base):
         nonlocal checked
         ctx.set(dut.valid, 1)
         ctx.set(dut.operation, {"first": 1})
+        ctx.set(dut.border_ready, 1)
         ctx.set(dut.need_loads, base)
         ctx.set(dut.need_stores, base)
         ctx.set(dut.epilogue_ready, 1)

@@ -28,7 +28,7 @@ def chip(lanes, rows, cols, latency, **changes) -> ChipConfig:
 CHIPS = [
     chip(1, 1, 1, 1),
     chip(3, 2, 1, 2, format="fp8_e4m3"),
-    chip(4, 1, 3, 3, wbuf_depth=18),
+    chip(4, 1, 3, 3, wbuf_depth=18, link_width=8, border_depth=256),
     chip(2, 2, 2, 4, format="q2.9"),
 ]
 chips = pytest.mark.parametrize("config", CHIPS, ids=lambda c: f"{c.adder_latency}-{c.format}")

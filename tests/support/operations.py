@@ -73,6 +73,8 @@ def random_conv(
         stride2=stride2,
         **steps,
         interleave=interleave,
+        imports=rng.getrandbits(1),
+        import_slot=rng.getrandbits(1),
         in_base=rng.randrange(1000),
         out_base=rng.randrange(1000, 2000),
         bypass_base=rng.randrange(2000, 3000),
@@ -84,6 +86,7 @@ def random_conv(
         in_row_stride=in_w * in_channels,
         in_last_row=(in_h - 1) * in_w * in_channels,
         in_last_col=(in_w - 1) * in_channels,
+        in_last_edge=(in_h - 1) * in_channels,
         pixels=tile_h * tile_w,
         groups=groups,
         group_channels=group_channels,
@@ -216,14 +219,34 @@ def _sum(at: _At, counted: dict[str, int], *, last: bool) -> Sum:
         "right": (x * stride + 1) == in_w,
     }
     channels = conv.channels_of_block(at.in_block)
-    channel = conv.in_base + at.group * conv.group_channels + at.in_block * conv.block_channels
+    channel = at.group * conv.group_channels + at.in_block * conv.block_channels
+    edges = [((y * stride + d) % in_h) * conv.in_channels for d in (-1, 0, 1)]
+    border = {}
+    if config.links:
+        border = {
+            "edge_offsets": edges if conv.kernel3 else [None, edges[1], None],
+            "ring": conv.imports,
+            "ring_slot": conv.import_slot,
+        }
+
+    def ring(dy: int, dx: int, c: int) -> dict:
+        """Where the word lies in the border memories, if the neighbouring tile is another chip's."""
+        if not config.links:
+            return {}
+        places = {"row": cols[dx] + channel + c, "col": edges[dy] + channel + c, "corner": channel + c}
+        places = {name: place % config.border_depth for name, place in places.items()}
+        return {"ring": {"valid": conv.imports, "slot": conv.import_slot, **places}}
+
     shared = {
         **counted,
         "spacing": min(conv.pixels, (1 << number_bits(config)) - 1),
     }
     fields = {
         **shared,
-        "row_offsets": rows if conv.kernel3 else [None, rows[1], None],
+        **border,
+        "row_addresses": [conv.in_base + row for row in rows]
+        if conv.kernel3
+        else [None, conv.in_base + rows[1], None],
         "col_offsets": cols if conv.kernel3 else [None, cols[1], None],
         **(outside if conv.kernel3 else {}),
         "kernel3": conv.kernel3,
@@ -248,7 +271,8 @@ def _sum(at: _At, counted: dict[str, int], *, last: bool) -> Sum:
     ]
     operations += [
         {
-            "address": channel + rows[dy] + cols[dx] + c,
+            **ring(dy, dx, c),
+            "address": conv.in_base + channel + rows[dy] + cols[dx] + c,
             "restore": 0,
             "up": dy == 0 and outside["above"],
             "down": dy == 2 and outside["below"],
