@@ -1,9 +1,10 @@
-"""Cycles of a chip program, exactly as the RTL takes them while no stream stalls.
+"""Cycles of a chip program, exactly as the RTL takes them while no stream stalls; on a mesh, nearly.
 
 The chip is three units that run beside each other, and a fetch that feeds them (isa.py). ``Clock`` keeps
 when each of them has come how far, and has one method per packet, which times an instruction from what it
 waits for. A convolution is timed sum by sum; only where its MACs read a bank that its epilogue accesses is
-it timed operation by operation. tests/end_to_end compares all of it with the RTL, layer by layer.
+it timed operation by operation. tests/end_to_end compares all of it with the RTL, layer by layer. On a mesh,
+a layer also waits for its input's border, whose exchange is estimated (perf/borders.py).
 """
 
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ import numpy as np
 
 from .. import isa
 from ..compiler.ir import ChipProgram, PlacedLayer, PlacedTransfer
-from ..config import ChipConfig
+from ..config import ChipConfig, MeshConfig
 from ..latencies import ISSUE_TO_ACCESS, latencies
 from .banks import has_conflict, mac_addresses, mac_banks
-from .transfers import Traffic, TransferClock
+from .borders import exchanged
+from .transfers import Span, Traffic, TransferClock
 
 # A descriptor that is taken gives its first sum so many cycles later (rtl/sums.py). The stages of the
 # pipeline are in latencies.py.
@@ -63,7 +65,7 @@ def program_timing(program: ChipProgram, images: int = 1) -> ProgramTiming:
 
 def run_clock(program: ChipProgram, images: int = 1) -> "Clock":
     """The clock after the last word of such a stream: what each layer did when (perf/activity.py)."""
-    clock = Clock(program.chip)
+    clock = Clock(program.chip, program.mesh)
     clock.start(len(program.head))
     for image, index in program.sequence(images):
         step = program.steps[index]
@@ -90,13 +92,16 @@ class Layer:
     starved: int = 0  # cycles in which nothing but a weight row is missing
     issued: list[np.ndarray] = field(default_factory=list)  # cycles of the operations, sum by sum
     accesses: list[np.ndarray] = field(default_factory=list)  # cycles of the epilogue's memory accesses
+    made: list[tuple[int, int]] = field(default_factory=list)  # pixel by pixel: cycle of the last word, lanes
 
 
 class Clock:
     """When each unit of a chip has come how far. Cycle 0 takes the first program word."""
 
-    def __init__(self, config: ChipConfig):
+    def __init__(self, config: ChipConfig, mesh: MeshConfig | None = None):
         self.config = config
+        self.mesh = mesh or MeshConfig()
+        self.borders: dict[int, Layer | Span] = {}  # what made the map in each border slot
         self.fetch = -1  # cycle of the last word taken
         self.layers: list[Layer] = []
         self.transfers = TransferClock(config)
@@ -120,6 +125,8 @@ class Clock:
         self.fetch = header + len(isa.TRANSFER_LAYOUT)
         convs_done = self._conv_fence(step.instruction.wait_convs)
         self.transfers.add(step.instruction, load=step.load, earliest=max(self.fetch + 1, convs_done))
+        if step.instruction.exports:
+            self.borders[step.instruction.export_slot] = self.transfers.loads[-1]
 
     def conv(self, step: PlacedLayer, image: int) -> None:
         """CONV with the PARAMS and WEIGHTS that follow it."""
@@ -133,9 +140,14 @@ class Clock:
             before.end if before else 0,
             self.transfers.fence(load=True, wait=conv.wait_loads),
             self.transfers.fence(load=False, wait=conv.wait_stores),
+            self._border(conv.import_slot) if conv.imports else 0,
         )
+        if before and conv.exports and before.conv.releases and before.conv.import_slot == conv.export_slot:
+            begin = max(begin, before.end + 1)  # the slot is free then
         self.layers.append(layer)
         _Convolution(self, layer, begin).run()
+        if conv.exports:
+            self.borders[conv.export_slot] = layer
 
     def halt(self) -> None:
         """HALT: everything that runs is finished."""
@@ -151,6 +163,22 @@ class Clock:
         if wait == isa.NO_WAIT or wait >= len(self.layers):
             return 0
         return self.layers[len(self.layers) - 1 - wait].end + 1
+
+    def _border(self, slot: int) -> int:
+        """The first cycle in which the border in a slot is complete."""
+        maker = self.borders[slot]
+        if isinstance(maker, Layer):
+            tile, cycles = (maker.conv.tile_h, maker.conv.tile_w), maker.made
+            made = np.array([cycle for cycle, _ in cycles]).reshape(-1, maker.conv.pixels)
+            lanes = np.array([count for _, count in cycles]).reshape(made.shape)[:, 0]
+        else:
+            transfer = maker.instruction
+            tile = transfer.tile_h, transfer.tile_w
+            y, x = np.divmod(np.arange(transfer.tile_h * transfer.tile_w), transfer.tile_w)
+            later = (tile[0] - 1 - y) * self.config.tile_cols * tile[1] + tile[1] - 1 - x
+            made = (maker.end - later * transfer.channels)[None]
+            lanes = np.array([transfer.channels])
+        return exchanged(made, lanes, tile, self.config, self.mesh)
 
     def take_parameters(self, words: int) -> None:
         """A PARAMS packet: its header waits for a free set."""
@@ -453,6 +481,8 @@ class _Convolution:
         slots = first + (2 if conv.bypass else 1) * words
         self.ready = last = int(slots[-1])
         sum.stored = last + at.write
+        if not partial:
+            self.layer.made.append((sum.stored, lanes))
         base = (
             conv.scratch_base + pixel * config.lanes * self.parts
             if partial

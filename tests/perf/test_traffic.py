@@ -13,7 +13,7 @@ from hyperdrive_hdl.config import ChipConfig, MeshConfig
 from hyperdrive_hdl.perf.memory import fmm_words
 from hyperdrive_hdl.perf.traffic import border_maps, border_words, map_bits, parameter_bits
 from tests.support.resnet import random_conv
-from tests.support.stages import random_chip, random_mesh, random_stage
+from tests.support.stages import compile_on, random_chip, random_mesh, random_stage
 
 CHIP = ChipConfig(lanes=2, tile_rows=2, tile_cols=3, fmm_banks=4, fmm_bank_depth=256, wbuf_depth=36)
 
@@ -71,4 +71,4 @@ def test_the_compiler_and_the_model_count_the_same_words(seed):
     stage = random_stage(rng, format=number_format)
     chip, mesh = random_chip(rng).replace(format=number_format.name), random_mesh(rng)
     allocation = allocate(stage, chip, mesh)
-    assert fmm_words(compile_stage(stage, chip, mesh)) == allocation.words_per_tile * chip.tiles
+    assert fmm_words(compile_on(stage, chip, mesh)) == allocation.words_per_tile * chip.tiles
