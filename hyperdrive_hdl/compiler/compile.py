@@ -1,11 +1,14 @@
 """From a network to the programs of a chip: the compiler's one entry point."""
 
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from ..config import ChipConfig, MeshConfig
 from ..errors import ModelError
 from .emit import compile_stage
-from .ir import CompiledNetwork, Network
+from .ir import ChipProgram, CompiledNetwork, Network
 from .pipeline import import_network
 
 
@@ -24,7 +27,23 @@ def compile_network(network: Network, chip: ChipConfig, mesh: MeshConfig | None 
         )
     mesh = mesh or MeshConfig()
     programs = {stage.name: compile_stage(stage, chip, mesh) for stage in network.chip_stages}
-    return CompiledNetwork(network=network, chip=chip, mesh=mesh, programs=programs)
+    notes = (*network.notes, *idle_chips(programs.values(), chip, mesh))
+    return CompiledNetwork(network=network, chip=chip, mesh=mesh, programs=programs, notes=notes)
+
+
+def idle_chips(programs: Iterable[ChipProgram], chip: ChipConfig, mesh: MeshConfig) -> list[str]:
+    """What to tell of chips that have no pixel of any map, if there are some."""
+    maps = [m for p in programs for m in (*(t.map for t in p.loads), *(layer.output for layer in p.layers))]
+    rows = max((-(-m.map.height // (chip.tile_rows * m.tile_h)) for m in maps), default=mesh.rows)
+    cols = max((-(-m.map.width // (chip.tile_cols * m.tile_w)) for m in maps), default=mesh.cols)
+    if (rows, cols) == (mesh.rows, mesh.cols):
+        return []
+    idle = [at for at in np.ndindex(mesh.rows, mesh.cols) if at[0] >= rows or at[1] >= cols]
+    named = ", ".join(f"({row}, {col})" for row, col in idle[:8]) + (", ..." if len(idle) > 8 else "")
+    return [
+        f"{len(idle)} of the {mesh.chips} chips of mesh {mesh} have no pixel of any map: {named}; a mesh of "
+        f"{MeshConfig(rows=rows, cols=cols)} gives the same result"
+    ]
 
 
 def compile_model(path: str | Path, chip: ChipConfig, mesh: MeshConfig | None = None) -> CompiledNetwork:

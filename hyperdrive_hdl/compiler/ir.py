@@ -205,9 +205,13 @@ class ChipProgram:
 
 @dataclass(frozen=True, eq=False)
 class CompiledNetwork:
-    """A network with a program for each of its chip stages, for one chip or mesh."""
+    """A network with a program for each of its chip stages, for one chip or mesh.
+
+    ``notes`` is what the user should be told although it is no error.
+    """
 
     network: Network
     chip: ChipConfig
     mesh: MeshConfig
     programs: dict[str, ChipProgram]  # by stage name
+    notes: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hyperdrive_hdl.compiler.borders import border_slots
+from hyperdrive_hdl.compiler.compile import idle_chips
 from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.compiler.ir import ChipStage, FeatureMap, PlacedLayer
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
@@ -108,3 +109,13 @@ def test_chips_without_links_and_borders_too_long_are_refused():
     with pytest.raises(ModelError, match=r"'in' has 6 border words .* keeps 4; use border_depth = 8 or"):
         compile_stage(chain([3]), CHIP.replace(border_depth=4), MESH)
     assert compile_stage(chain([3]), CHIP.replace(border_depth=8), MESH)
+
+
+def test_chips_without_a_pixel_are_named():
+    """8x8 pixels on 6x6 tiles are tiles of 2x2: four of the six rows and columns of tiles have pixels."""
+    stage = chain([3])
+    program = compile_stage(stage, CHIP, MeshConfig(rows=3, cols=3))
+    [note] = idle_chips([program], CHIP, MeshConfig(rows=3, cols=3))
+    assert note.startswith("5 of the 9 chips of mesh 3x3 have no pixel of any map: (0, 2), (1, 2), (2, 0), ")
+    assert note.endswith("a mesh of 2x2 gives the same result")
+    assert not idle_chips([compile_stage(stage, CHIP, MESH)], CHIP, MESH)
