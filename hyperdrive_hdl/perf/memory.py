@@ -43,3 +43,13 @@ def _touched(step: Step) -> list[PlacedMap]:
 def fmm_words(program: ChipProgram) -> int:
     """Worst-case words per chip, all tiles together (the paper's worst-case layer)."""
     return max(step_words(program)) * program.chip.tiles
+
+
+def border_memory_bits(chip: ChipConfig) -> int:
+    """Bits of border memory: two slots, of each a row of words per tile at each side."""
+    return 2 * 2 * (chip.tile_rows + chip.tile_cols) * chip.border_depth * chip.word_width
+
+
+def corner_memory_bits(chip: ChipConfig) -> int:
+    """Bits of corner memory: two slots, of each the channels of four pixels."""
+    return 2 * 4 * chip.border_depth * chip.word_width

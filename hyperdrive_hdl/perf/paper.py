@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ..compiler.emit import compile_stage
 from ..config import MeshConfig
 from .cycles import program_timing, run_clock
-from .memory import fmm_words
+from .memory import border_memory_bits, corner_memory_bits, fmm_words
 from .networks import resnet
 from .traffic import input_bits, weight_bits
 from .workloads import (
@@ -220,6 +220,8 @@ def table_four() -> Table:
     rows += [
         Row(figure="FM memory", unit="bit", printed="6.4M", recomputed=fmm),
         Row(figure="weight buffer", unit="bit", printed="74k", recomputed=wbuf),
+        Row(figure="border memory, input and output", unit="bit", recomputed=border_memory_bits(CHIP)),
+        Row(figure="corner memory, likewise", unit="bit", recomputed=corner_memory_bits(CHIP)),
         *(
             Row(figure=f"{what} at {UM2_PER_BIT} um2/bit", unit="mm2", printed=area, recomputed=mm2(bits))
             for what, area, bits in (

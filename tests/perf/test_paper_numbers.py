@@ -5,7 +5,7 @@ import pytest
 from hyperdrive_hdl.compiler.allocate import allocate
 from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.config import MeshConfig
-from hyperdrive_hdl.perf.memory import fmm_words
+from hyperdrive_hdl.perf.memory import border_memory_bits, corner_memory_bits, fmm_words
 from hyperdrive_hdl.perf.traffic import border_bits, input_bits, output_bits, weight_bits
 from hyperdrive_hdl.presets import PRESETS
 from tests.support.resnet import resnet
@@ -46,3 +46,9 @@ def test_the_compiler_and_the_model_count_the_same_words():
     stage = resnet(34)
     program = compile_stage(stage, PAPER, MeshConfig())
     assert allocate(stage, PAPER, MeshConfig()).words_per_tile * PAPER.tiles == fmm_words(program)
+
+
+def test_border_and_corner_memory():
+    """A side of a 3x3 layer of ResNet-34 is 57,344 bits in every stage; four sides, input and output."""
+    assert border_memory_bits(PAPER) == 2 * 4 * 57_344 == 458_752
+    assert corner_memory_bits(PAPER) == 2 * 4 * 512 * 16 == 65_536
