@@ -10,7 +10,7 @@ from .errors import ConfigError
 from .perf.network import series_timing
 from .report.facts import REFERENCE
 from .report.terminal import Terminal
-from .simulate.backend import Backend, Counters
+from .simulate.backend import Backend, Counters, check_mesh
 from .simulate.network import NetworkRun, simulate_network
 from .tools import yosys_is_warm
 
@@ -36,9 +36,21 @@ def announce_yosys(terminal: Terminal) -> None:
 
 
 def build_engine(
-    engine: str, chip: ChipConfig, terminal: Terminal, *, vcd: Path | None = None
+    engine: str,
+    chip: ChipConfig,
+    terminal: Terminal,
+    *,
+    mesh: MeshConfig | None = None,
+    vcd: Path | None = None,
 ) -> Backend | None:
-    """The simulator of that name, built or from the cache; None for the reference."""
+    """The simulator of that name, built or from the cache; None for the reference.
+
+    Raises
+    ------
+    ConfigError : a mesh of chips without links
+    """
+    mesh = mesh or MeshConfig()
+    check_mesh(chip, mesh)
     if engine == REFERENCE:
         return None
     from .simulate.engines import make_backend  # loads Amaranth
@@ -46,7 +58,7 @@ def build_engine(
     if engine != "pysim":
         announce_yosys(terminal)
     with terminal.step(f"building the {engine} simulator of chip {chip.name!r}"):
-        return make_backend(engine, chip, vcd=vcd)
+        return make_backend(engine, chip, mesh=mesh, vcd=vcd)
 
 
 def run_on_engine(

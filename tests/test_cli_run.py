@@ -35,6 +35,8 @@ RUN_KEYS = {
     "mismatches",
     "words_compared",
     "simulated_cycles_per_second",
+    "border_bits",
+    "link_bits",
     "layers",
 }
 LAYER_KEYS = {"name", "cycles", "macs", "utilisation"}

@@ -33,7 +33,10 @@ class LayerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CycleFacts:
-    """Cycles of a series of images, None by the reference; the names are the keys of ``run --json``."""
+    """Cycles of a series of images, None by the reference; the names are the keys of ``run --json``.
+
+    Of a mesh, cycles of a run are those of its slowest chip; ``macs`` and ``utilisation`` count all chips.
+    """
 
     cycles: int | None
     compute_cycles: int | None
@@ -62,7 +65,11 @@ class StageFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """A run of the network by an engine, compared with the reference."""
+    """A run of the network by an engine, compared with the reference.
+
+    ``border_bits`` are words of neighbours that arrived, ``link_bits`` what the links sent for them; of all
+    chips, measured, None by the reference.
+    """
 
     engine: str
     chip: ChipConfig
@@ -73,6 +80,8 @@ class RunFacts:
     words_compared: int
     simulated_cycles_per_second: float | None
     layers: tuple[LayerFacts, ...]
+    border_bits: int | None = None
+    link_bits: int | None = None
     first_mismatches: tuple[str, ...] = ()
     output_mismatches: int = 0
     stages: tuple[StageFacts, ...] = ()
@@ -89,6 +98,8 @@ class RunFacts:
             "mismatches": self.mismatches,
             "words_compared": self.words_compared,
             "simulated_cycles_per_second": self.simulated_cycles_per_second,
+            "border_bits": self.border_bits,
+            "link_bits": self.link_bits,
             "layers": [layer.to_json() for layer in self.layers],
         }
 
@@ -104,7 +115,7 @@ class EstimateFacts:
     layers: tuple[LayerFacts, ...]
     weight_bits: int
     border_bits: int
-    link_bits: int | None
+    link_bits: int
     fmm_words: int
     stages: tuple[StageFacts, ...] = ()
     notes: tuple[str, ...] = ()
@@ -217,10 +228,12 @@ def run_facts(compiled: CompiledNetwork, run: NetworkRun, engine: str, images: i
         words_compared=run.comparison.words,
         simulated_cycles_per_second=counters.cycles / run.seconds if timed else None,
         layers=tuple(layers),
+        border_bits=counters.border_words * compiled.chip.word_width if timed else None,
+        link_bits=counters.link_beats * compiled.chip.link_width if timed else None,
         first_mismatches=tuple(map(str, run.comparison.first)),
         output_mismatches=run.comparison.by_place.get("output", 0),
         stages=stage_facts(compiled.network),
-        notes=compiled.network.notes,
+        notes=compiled.notes,
     )
 
 
@@ -251,5 +264,5 @@ def estimate_facts(compiled: CompiledNetwork, estimate: NetworkEstimate) -> Esti
         link_bits=estimate.link_bits,
         fmm_words=estimate.fmm_words,
         stages=stage_facts(compiled.network),
-        notes=compiled.network.notes,
+        notes=compiled.notes,
     )

@@ -103,6 +103,11 @@ def run_lines(facts: RunFacts) -> Iterator[str | Table]:
     if facts.totals.cycles is not None:
         rate = facts.simulated_cycles_per_second or 0
         yield f"{cycle_line(facts.totals)}; {rate:,.0f} cycles/s simulated"
+    if facts.mesh.chips > 1 and facts.border_bits is not None:
+        yield (
+            f"borders between chips: {number(facts.border_bits)} bits, {number(facts.link_bits)} on the "
+            f"links; cycles are those of the slowest chip"
+        )
     yield from special_lines(facts)
     compared, differing = number(facts.words_compared), number(facts.mismatches)
     yield f"{compared} words compared with the reference, {differing} differ"
@@ -149,9 +154,8 @@ def estimate_lines(facts: EstimateFacts) -> Iterator[str | Table]:
     yield f"feature-map memory: {used} of {there} words per chip in the worst case"
     weights, borders = number(facts.weight_bits), number(facts.border_bits)
     yield f"weights: {weights} bits; borders between chips: {borders} bits"
-    if facts.link_bits is None:
-        yield "link bits: not known, since the framing of the links is not defined yet"
-        yield "cycles are those of one chip: waiting for its neighbours' borders is not modelled yet"
+    if facts.mesh.chips > 1:
+        yield f"links: {number(facts.link_bits)} bits, frames and edges beyond the map's end among them"
 
 
 def demo_lines(facts: DemoFacts, folder: str) -> Iterator[str | Table]:

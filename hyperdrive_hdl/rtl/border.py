@@ -1,6 +1,6 @@
 """Borders between the chips of a mesh: links, border slots, credits (paper section IV-B)."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -188,7 +188,7 @@ class Border(wiring.Component):
         epoch = Signal(4, reset_less=True)
         fresh = Signal(init=1)
         m.d.sync += fresh.eq(0)
-        with m.If(fresh):
+        with m.If(fresh & ~ResetSignal(allow_reset_less=True)):  # once, however long the reset
             m.d.sync += epoch.eq(epoch + 1)
 
         faults, beats = [], []

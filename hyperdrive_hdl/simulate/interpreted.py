@@ -6,9 +6,9 @@ import numpy as np
 
 from ..compiler.ir import ChipProgram, PlacedLayer
 from ..model.chip import run_program
-from ..model.layout import from_streams, to_streams
 from .backend import Counters
 from .program import LayerRun, ProgramRun
+from .streams import loaded_streams, stored_maps
 
 
 def interpret_program(
@@ -27,31 +27,11 @@ def interpret_program(
     chip, mesh = program.chip, program.mesh
     counters, layers, outputs = Counters(), [], []
     for image, maps in enumerate(inputs):
-        loaded = [to_streams(maps[t.map.map.name], t.map, chip, mesh) for t in program.loads]
-        streams = {
-            at: np.concatenate([part[at] for part in loaded]) for at in np.ndindex(mesh.rows, mesh.cols)
-        }
-        run = run_program(program.words(1), chip, mesh, streams)
+        run = run_program(program.words(1), chip, mesh, loaded_streams(program, [maps]))
         for layer, seen in zip(program.layers, run.pictures, strict=True):
             picture(image, layer, seen.map)
             layers.append(LayerRun(name=layer.conv.name, image=image, cycles=0, starved=0))
-        outputs.append(_stored(program, run.outputs))
+        outputs += stored_maps(program, run.outputs, 1)
         counters.layers = len(layers)
         watch(counters)
     return ProgramRun(outputs=tuple(outputs), counters=counters, layers=tuple(layers))
-
-
-def _stored(program: ChipProgram, streams: dict[tuple[int, int], np.ndarray]) -> dict[str, np.ndarray]:
-    """Stored maps by name from what every chip gave, one map after another."""
-    maps = {}
-    for store in program.stores:
-        sizes = {
-            at: len(s)
-            for at, s in to_streams(
-                np.empty(store.map.map.shape), store.map, program.chip, program.mesh
-            ).items()
-        }
-        taken = {at: stream[: sizes[at]] for at, stream in streams.items()}
-        streams = {at: stream[sizes[at] :] for at, stream in streams.items()}
-        maps[store.map.map.name] = from_streams(taken, store.map, program.chip, program.mesh)
-    return maps

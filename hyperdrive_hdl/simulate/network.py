@@ -65,8 +65,8 @@ class Comparison:
 class NetworkRun:
     """A network on the simulated chip.
 
-    ``output`` is the network's own, float32 (N, ...); ``counters`` add up the chip stages; ``seconds`` is the
-    time spent simulating; ``reference`` what it was compared with.
+    ``output`` is the network's own, float32 (N, ...); ``counters`` add up the chip stages, of a mesh as in
+    ``Backend.counters``; ``seconds`` is the time spent simulating; ``reference`` what it was compared with.
     """
 
     output: np.ndarray

@@ -1,26 +1,31 @@
 """Runs one chip program on a simulator: streams in and out, a picture of every layer's output."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..compiler.ir import ChipProgram, PlacedLayer
-from ..config import MeshConfig
 from ..errors import ChipError
-from ..isa import ErrorCode
-from ..model.layout import from_streams, read_map, to_stream
-from .backend import Backend, Counters, Event, Stimulus
+from ..isa import ErrorCode, LinkFault, Side
+from .backend import Backend, ChipFault, Counters, Event, LinkFaultInjection, Place, Stimulus
+from .pictures import Pictures
+from .streams import loaded_streams, stored_maps, stored_words
 
 Picture = Callable[[int, PlacedLayer, np.ndarray], None]
 Watch = Callable[[Counters], None]
 
-STEP = 1 << 16  # cycles between two looks at the progress
+MAX_STEP = 1 << 16  # cycles between two looks at the progress
+SECONDS = 0.2  # or as many as take so long
 
 
 @dataclass(frozen=True)
 class LayerRun:
-    """What one layer of one image took: cycles of computation, and those of them that waited for weights."""
+    """What one layer of one image took: cycles of computation, and those of them that waited for weights.
+
+    Of a mesh, on its slowest chip.
+    """
 
     name: str
     image: int
@@ -43,6 +48,9 @@ def run_program(
     inputs: Sequence[Mapping[str, np.ndarray]],
     *,
     stall_seed: int | None = None,
+    link_latency: int = 1,
+    link_faults: Sequence[LinkFaultInjection] = (),
+    chip_faults: Sequence[ChipFault] = (),
     picture: Picture = lambda image, layer, words: None,
     watch: Watch = lambda counters: None,
 ) -> ProgramRun:
@@ -50,74 +58,107 @@ def run_program(
 
     Parameters
     ----------
-    backend : simulator of ``program.chip``
+    backend : simulator of ``program.chip`` and ``program.mesh``
     inputs : for each image, the words of every loaded map, uint16 (C, H, W)
-    stall_seed : random stalls on every stream
-    picture : called with image, layer and output words as each layer ends, before anything overwrites them
+    stall_seed, link_latency, link_faults, chip_faults : of the ``Stimulus``
+    picture : called with image, layer and output words as each layer ends on the last chip; each chip's part
+        is from when it ended there, before anything overwrites it
     watch : called with the counters every so often
 
     Raises
     ------
-    ChipError : the chip raised its error status, stopped making progress or gave too many words
+    ChipError : a chip raised its error status, gave too many words or too few, or all stopped making progress
     """
-    chip = program.chip
-    fm_in = [to_stream(image[t.map.map.name], t.map, chip, 0, 0) for image in inputs for t in program.loads]
     stimulus = Stimulus(
         program=program.words(len(inputs)),
-        fm_in=np.concatenate(fm_in) if fm_in else np.zeros(0, np.uint16),
-        output_words=len(inputs) * sum(t.map.map.words for t in program.stores),
+        fm_in=loaded_streams(program, inputs),
+        output_words=stored_words(program, len(inputs)),
         stall_seed=stall_seed,
+        link_latency=link_latency,
+        link_faults=tuple(link_faults),
+        chip_faults=tuple(chip_faults),
     )
-    layers: list[LayerRun] = []
-    before = Counters()
+    pictures = Pictures(backend, program)
     backend.start(stimulus)
-    while (event := backend.run(STEP)) is not Event.HALTED:
-        counters = backend.counters()
-        if event is Event.LAYER_DONE:
-            image, index = divmod(len(layers), len(program.layers))
-            layer = program.layers[index]
-            layers.append(
-                LayerRun(
-                    name=layer.conv.name,
-                    image=image,
-                    cycles=counters.computing - before.computing,
-                    starved=counters.starved - before.starved,
-                )
+    step = 1 << 8
+    while True:
+        start = time.perf_counter()
+        event = backend.run(step)
+        if event is Event.HALTED:
+            break
+        if event is Event.RUNNING:
+            seconds = time.perf_counter() - start
+            step = max(1, min(MAX_STEP, 2 * step, int(step * SECONDS / max(seconds, 1e-9))))
+        elif event is Event.LAYER_DONE:
+            complete = pictures.layer_done(backend.chip)
+            if complete is None:
+                continue
+            picture(*complete)
+        else:
+            raise _failure(event, backend, program)
+        watch(backend.counters())
+
+    outputs = {at: backend.outputs(at) for at in backend.places}
+    for at, words in outputs.items():
+        if words.size != stimulus.output_words[at]:
+            raise ChipError(
+                f"{program.name}: {_the_chip(backend, at)} gave {words.size} words, "
+                f"not {stimulus.output_words[at]}"
             )
-            before = counters
-            picture(image, layer, read_map(backend.memory(), layer.output))
-        elif event is not Event.RUNNING:
-            raise _failure(event, counters, program, len(layers))
-        watch(counters)
+    return ProgramRun(
+        outputs=stored_maps(program, outputs, len(inputs)),
+        counters=backend.counters(),
+        layers=_layer_runs(program, pictures.ends(backend.slowest)),
+    )
 
-    words = backend.outputs()
-    if words.size != stimulus.output_words:
-        raise ChipError(f"{program.name}: the chip gave {words.size} words, not {stimulus.output_words}")
-    outputs, at = [], 0
-    for _ in inputs:
-        maps = {}
-        for store in program.stores:
-            size = store.map.map.words
-            maps[store.map.map.name] = from_streams(
-                {(0, 0): words[at : at + size]}, store.map, chip, MeshConfig()
+
+def _layer_runs(program: ChipProgram, ends: Sequence[Counters]) -> tuple[LayerRun, ...]:
+    runs = []
+    for number, (before, after) in enumerate(zip([Counters(), *ends], ends, strict=False)):
+        image, index = divmod(number, len(program.layers))
+        runs.append(
+            LayerRun(
+                name=program.layers[index].conv.name,
+                image=image,
+                cycles=after.computing - before.computing,
+                starved=after.starved - before.starved,
             )
-            at += size
-        outputs.append(maps)
-    return ProgramRun(outputs=tuple(outputs), counters=backend.counters(), layers=tuple(layers))
+        )
+    return tuple(runs)
 
 
-def _failure(event: Event, counters: Counters, program: ChipProgram, layers: int) -> ChipError:
-    where = f"{program.name}: in cycle {counters.cycles}, after {layers} layers"
+def _the_chip(backend: Backend, at: Place) -> str:
+    return "the chip" if backend.mesh.chips == 1 else f"chip {at[0]},{at[1]}"
+
+
+def _failure(event: Event, backend: Backend, program: ChipProgram) -> ChipError:
+    counters, chip = backend.chip_counters(backend.chip), _the_chip(backend, backend.chip)
+    where = f"{program.name}: in cycle {counters.cycles}, after {counters.layers} layers"
     if event is Event.ERROR:
         code = ErrorCode(counters.error)
-        return ChipError(f"{where}: the chip reports error {code.value} ({code.name}): {ERROR_MEANING[code]}")
+        meaning = ERROR_MEANING[code]
+        if code is ErrorCode.LINK:
+            fault = LinkFault(counters.fault)
+            meaning = f"{meaning} {Side(counters.side).name.lower()}: {fault.name}, {FAULT_MEANING[fault]}"
+        return ChipError(f"{where}: {chip} reports error {code.value} ({code.name}): {meaning}")
     if event is Event.OVERRUN:
-        return ChipError(f"{where}: the chip gave more output words than the program stores")
-    return ChipError(f"{where}: the chip makes no progress")
+        return ChipError(f"{where}: {chip} gave more output words than the program stores")
+    others = "" if backend.mesh.chips == 1 else ", nor any other"
+    return ChipError(f"{where}: {chip} makes no progress{others}")
 
 
 ERROR_MEANING = {
     ErrorCode.OPCODE: "a program word has no meaning, or a packet has the wrong length",
     ErrorCode.CONFIG: "the program was made for another chip configuration",
     ErrorCode.LEFTOVER: "the program sent more weight rows than its layers use",
+    ErrorCode.LINK: "the link fails in the",
+}
+
+FAULT_MEANING = {
+    LinkFault.FRAME: "beats of a frame were lost or repeated",
+    LinkFault.CHECK: "a checksum is wrong",
+    LinkFault.SEQUENCE: "a frame was lost or repeated",
+    LinkFault.SILENCE: "nothing has come for a long time",
+    LinkFault.EPOCH: "the neighbour has been reset",
+    LinkFault.PROTOCOL: "words came that are not of the map expected, or not all of it",
 }

@@ -96,6 +96,7 @@ def _memory_cases(config: ChipConfig, header: str) -> str:
 def _compile(work: Path, compiler: list[str], include: Path, config: ChipConfig, *, vcd: bool) -> None:
     flags = ["-std=c++17", "-O2", "-fPIC", "-w", "-I.", f"-I{CXX_SOURCES}"]
     flags += [f"-I{include}", f"-I{include / 'vltstd'}", f"-DHYPERDRIVE_TILE_ROWS={config.tile_rows}"]
+    flags.append(f"-DHYPERDRIVE_LINK_WIDTH={config.link_width}")
     flags += ["-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=1" if vcd else "-DVM_TRACE=0"]
     library = ["verilated.cpp", "verilated_threads.cpp"]
     if vcd:

@@ -98,8 +98,8 @@ def test_a_second_program_after_halt():
         parts[0][0],
         [parts[0][2]],
         program=np.concatenate([s.program for s in stimuli]),
-        fm_in=np.concatenate([s.fm_in for s in stimuli]),
-        output_words=sum(s.output_words for s in stimuli),
+        fm_in=np.concatenate([s.fm_in[0, 0] for s in stimuli]),
+        output_words=sum(s.output_words[0, 0] for s in stimuli),
         stall_seed=5,
     )
     events = []
@@ -157,19 +157,19 @@ def run_chip(program, image, *, fm_in_delay=0, stall_seed=None, config=MINI, wat
     status: list[tuple[int, ...]] = []
     stalls = [Stalls((stall_seed, i)) if stall_seed is not None else lambda: False for i in range(3)]
 
-    last_map = feed.fm_in.size - program.loads[-1].map.map.words
+    last_map = feed.fm_in[0, 0].size - program.loads[-1].map.map.words
 
     async def fetch(ctx):
         await ctx.tick()  # so that the program does not start in the first turn
         await put(ctx, dut.program, [int(w) for w in stream], stalls[0])
 
     async def load(ctx):
-        await put(ctx, dut.fm_in, [int(w) for w in feed.fm_in[:last_map]], stalls[1])
+        await put(ctx, dut.fm_in, [int(w) for w in feed.fm_in[0, 0][:last_map]], stalls[1])
         await ctx.tick().repeat(max(1, fm_in_delay))
-        await put(ctx, dut.fm_in, [int(w) for w in feed.fm_in[last_map:]], stalls[1])
+        await put(ctx, dut.fm_in, [int(w) for w in feed.fm_in[0, 0][last_map:]], stalls[1])
 
     async def store(ctx):
-        found.extend(await get(ctx, dut.fm_out, feed.output_words, stalls[2]))
+        found.extend(await get(ctx, dut.fm_out, feed.output_words[0, 0], stalls[2]))
 
     async def watch(ctx):
         halted = False
@@ -405,7 +405,7 @@ def test_a_reset_in_the_middle_of_a_layer_leaves_nothing_behind(cycles):
     async def bench(ctx):
         for attempt_cycles in (cycles, 10_000):
             at = {"program": 0, "fm_in": 0}
-            words = {"program": feed.program, "fm_in": feed.fm_in}
+            words = {"program": feed.program, "fm_in": feed.fm_in[0, 0]}
             found.clear()
             ctx.set(dut.fm_out.ready, 1)
             for _ in range(attempt_cycles):

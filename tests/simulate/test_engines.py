@@ -53,7 +53,7 @@ def test_engines_agree(seed):
     assert total.mac > 0
     assert total.idle >= 0
     assert total.cycles == total.computing + total.load_exposed + total.store_exposed + total.idle
-    assert len(python[-1][2]) == given.output_words
+    assert len(python[-1][2]) == given.output_words[0, 0]
 
 
 def test_a_load_and_a_store_beside_each_other_are_counted_once():
@@ -66,8 +66,8 @@ def test_a_load_and_a_store_beside_each_other_are_counted_once():
         words += [isa.header(opcode, len(body)), *body]
     given = Stimulus(
         program=np.array([*words, *program.tail], np.uint64),
-        fm_in=np.arange(24, dtype=np.uint16),
-        output_words=24,
+        fm_in={(0, 0): np.arange(24, dtype=np.uint16)},
+        output_words={(0, 0): 24},
         stall_seed=2,
     )
     counted = []
@@ -167,12 +167,12 @@ def test_more_words_than_expected_are_an_overrun(engine):
     given = stimulus(program, [image])
     with engine(MINI) as backend:
         whole = history(backend, given)[-1]
-        backend.start(stimulus(program, [image], output_words=given.output_words - few))
+        backend.start(stimulus(program, [image], output_words=given.output_words[0, 0] - few))
         events = []
         while (event := backend.run(50_000)) is Event.LAYER_DONE:
             events.append(event)
         assert event is Event.OVERRUN
-        assert backend.outputs().tolist() == whole[2][: given.output_words - few]
+        assert backend.outputs().tolist() == whole[2][: given.output_words[0, 0] - few]
 
 
 @engines

@@ -7,9 +7,9 @@ from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.compiler.ir import ChipProgram, ChipStage, FeatureMap
 from hyperdrive_hdl.config import ChipConfig, MeshConfig
 from hyperdrive_hdl.model.layers import run_stage
-from hyperdrive_hdl.model.layout import to_stream
 from hyperdrive_hdl.simulate.backend import Backend, Stimulus
 from hyperdrive_hdl.simulate.program import ProgramRun, run_program
+from hyperdrive_hdl.simulate.streams import loaded_streams, stored_words
 
 from .resnet import random_conv
 from .stages import random_map
@@ -30,24 +30,26 @@ def small_stage(
     return ChipStage("small", (source,), (first, second), (second.output,))
 
 
-def small_program(seed: int, chip: ChipConfig = MINI) -> tuple[ChipProgram, ChipStage, dict[str, np.ndarray]]:
+def small_program(
+    seed: int, chip: ChipConfig = MINI, *, mesh: MeshConfig | None = None, **size: int
+) -> tuple[ChipProgram, ChipStage, dict[str, np.ndarray]]:
     """``small_stage`` compiled, and one random input."""
     rng = np.random.default_rng(seed)
-    stage = small_stage(rng, format=chip.number_format)
+    stage = small_stage(rng, format=chip.number_format, **size)
     image = {m.name: random_map(rng, m, format=chip.number_format) for m in stage.inputs}
-    return compile_stage(stage, chip, MeshConfig()), stage, image
+    return compile_stage(stage, chip, mesh or MeshConfig()), stage, image
 
 
 def stimulus(program: ChipProgram, images: list[dict[str, np.ndarray]], /, **changes) -> Stimulus:
-    """What ``run_program`` feeds, for tests that look at single events."""
-    words = [
-        to_stream(image[t.map.map.name], t.map, program.chip, 0, 0) for image in images for t in program.loads
-    ]
+    """What ``run_program`` feeds, for tests of single events; plain values are those of one chip."""
     values = {
         "program": program.words(len(images)),
-        "fm_in": np.concatenate(words),
-        "output_words": len(images) * sum(t.map.map.words for t in program.stores),
+        "fm_in": loaded_streams(program, images),
+        "output_words": stored_words(program, len(images)),
     }
+    for name in ("fm_in", "output_words"):
+        if name in changes and not isinstance(changes[name], dict):
+            changes[name] = {(0, 0): changes[name]}
     return Stimulus(**(values | changes))
 
 
@@ -56,10 +58,9 @@ def check_program(
     program: ChipProgram,
     stage: ChipStage,
     images: list[dict[str, np.ndarray]],
-    *,
-    stall_seed: int | None = None,
+    **options,
 ) -> ProgramRun:
-    """Every layer's picture and every stored map of every image, against the reference model."""
+    """Every layer's picture and every stored map, against the reference; ``options`` of ``run_program``."""
     chip = program.chip
     expected = [
         run_stage(
@@ -79,7 +80,7 @@ def check_program(
         )
         seen.append((image, layer.conv.name))
 
-    done = run_program(backend, program, images, stall_seed=stall_seed, picture=picture)
+    done = run_program(backend, program, images, picture=picture, **options)
     assert len(seen) == len(images) * len(stage.layers)
     stored = {store.map.map.name for store in program.stores}
     assert stored

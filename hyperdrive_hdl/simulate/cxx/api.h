@@ -2,21 +2,24 @@
 
 #pragma once
 
-#include "driver.h"
+#include "mesh.h"
 
 #define HYPERDRIVE_API(Design)                                                                                         \
     extern "C" {                                                                                                       \
-    void *hyperdrive_start(const uint64_t *program, size_t program_words, const uint16_t *fm_in, size_t fm_in_words,   \
-                           uint16_t *fm_out, size_t fm_out_words, int64_t stall_seed, uint64_t patience, int mesh_row, \
-                           int mesh_col, const char *vcd) {                                                            \
-        return new Driver<Design>(program, program_words, fm_in, fm_in_words, fm_out, fm_out_words, stall_seed,        \
-                                  patience, mesh_row, mesh_col, vcd);                                                  \
+    void *hyperdrive_start(const Plan *plan) { return new Mesh<Design>(*plan); }                                       \
+    int hyperdrive_run(void *mesh, uint64_t cycles, size_t *chip) {                                                    \
+        Happening happening = static_cast<Mesh<Design> *>(mesh)->run(cycles);                                          \
+        *chip = happening.chip;                                                                                        \
+        return happening.event;                                                                                        \
     }                                                                                                                  \
-    int hyperdrive_run(void *driver, uint64_t cycles) { return static_cast<Driver<Design> *>(driver)->run(cycles); }   \
-    const Counters *hyperdrive_counters(void *driver) { return &static_cast<Driver<Design> *>(driver)->counters; }     \
-    size_t hyperdrive_output_words(void *driver) { return static_cast<Driver<Design> *>(driver)->fm_out_at; }          \
-    const uint32_t *hyperdrive_memory(void *driver, int bank, int row) {                                               \
-        return static_cast<Driver<Design> *>(driver)->memory(bank, row);                                               \
+    const Counters *hyperdrive_counters(void *mesh, size_t chip) {                                                     \
+        return &static_cast<Mesh<Design> *>(mesh)->chip(chip).counters;                                                \
     }                                                                                                                  \
-    void hyperdrive_finish(void *driver) { delete static_cast<Driver<Design> *>(driver); }                             \
+    size_t hyperdrive_output_words(void *mesh, size_t chip) {                                                          \
+        return static_cast<Mesh<Design> *>(mesh)->chip(chip).fm_out_at;                                                \
+    }                                                                                                                  \
+    const uint32_t *hyperdrive_memory(void *mesh, size_t chip, int bank, int row) {                                    \
+        return static_cast<Mesh<Design> *>(mesh)->chip(chip).memory(bank, row);                                        \
+    }                                                                                                                  \
+    void hyperdrive_finish(void *mesh) { delete static_cast<Mesh<Design> *>(mesh); }                                   \
     }

@@ -14,29 +14,51 @@ class CxxrtlDesign {
     // at every evaluation (simulate/cxxrtl.py). Outputs are registered in SimulationTop, so after commit they are
     // those of the cycle that has passed.
     cxxrtl_design::p_simulation__top top;
-#ifdef HYPERDRIVE_VCD
-    cxxrtl::vcd_writer vcd;
-    cxxrtl::debug_items items;
-    std::ofstream file;
-    uint64_t time = 0;
-#endif
 
 public:
-    explicit CxxrtlDesign(const char *path) {
-        top.p_clk.set<bool>(true);
+    static constexpr int LINK_WIDTH = HYPERDRIVE_LINK_WIDTH;
+
 #ifdef HYPERDRIVE_VCD
-        file.open(path);
-        top.debug_info(&items, nullptr, "");
-        vcd.timescale(1, "ns");
-        vcd.add_without_memories(items);
+    class Waveform {
+        cxxrtl::vcd_writer vcd;
+        cxxrtl::debug_items items;
+        std::ofstream file;
+        uint64_t time = 0;
+
+    public:
+        explicit Waveform(const char *path) : file(path) { vcd.timescale(1, "ns"); }
+        void add(cxxrtl::module &top, const std::string &name) {
+            top.debug_info(&items, nullptr, name.empty() ? name : name + " ");
+        }
+        void sample() {
+            if (!time)
+                vcd.add_without_memories(items);
+            vcd.sample(time++);
+            file << vcd.buffer;
+            vcd.buffer.clear();
+        }
+    };
 #else
-        (void)path;
+    struct Waveform {
+        explicit Waveform(const char *) {}
+        void add(cxxrtl::module &, const std::string &) {}
+        void sample() {}
+    };
 #endif
+
+    CxxrtlDesign(Waveform &waveform, const std::string &name) {
+        top.p_clk.set<bool>(true);
+        waveform.add(top, name);
     }
 
-    void position(int row, int col) {
+    void position(int row, int col, unsigned neighbours) {
         top.p_mesh__row.set<uint8_t>(row);
         top.p_mesh__col.set<uint8_t>(col);
+#if HYPERDRIVE_LINK_WIDTH
+        top.p_neighbours.set<uint8_t>(neighbours);
+#else
+        (void)neighbours;
+#endif
     }
     void reset(bool on) { top.p_rst.set<bool>(on); }
     void program(bool valid, uint64_t payload) {
@@ -49,14 +71,33 @@ public:
     }
     void fm_out(bool ready) { top.p_fm__out____ready.set<bool>(ready); }
 
+#if HYPERDRIVE_LINK_WIDTH
+    void receive(int side, Beat beat) {
+        switch (side) {
+#define DO(SIDE, side)                                                                                                 \
+    case SIDE:                                                                                                         \
+        top.p_##side##____rx____valid.set<bool>(beat.valid);                                                           \
+        top.p_##side##____rx____data.set<uint16_t>(beat.data);                                                         \
+        break;
+            HYPERDRIVE_SIDES(DO)
+#undef DO
+        }
+    }
+    Beat sent(int side) const {
+        switch (side) {
+#define DO(SIDE, side)                                                                                                 \
+    case SIDE:                                                                                                         \
+        return {top.p_##side##____tx____valid.curr.get<bool>(), top.p_##side##____tx____data.curr.get<uint16_t>()};
+            HYPERDRIVE_SIDES(DO)
+#undef DO
+        }
+        return {};
+    }
+#endif
+
     void evaluate() {
         top.eval();
         top.commit();
-#ifdef HYPERDRIVE_VCD
-        vcd.sample(time++);
-        file << vcd.buffer;
-        vcd.buffer.clear();
-#endif
     }
 
     Outputs outputs() const {
@@ -74,6 +115,12 @@ public:
         seen.mac = top.p_seen____mac.curr.get<bool>();
         seen.starved = top.p_seen____starved.curr.get<bool>();
         seen.epilogue = top.p_seen____epilogue.curr.get<bool>();
+#if HYPERDRIVE_LINK_WIDTH
+        seen.side = top.p_seen____side.curr.get<uint32_t>();
+        seen.fault = top.p_seen____fault.curr.get<uint32_t>();
+        seen.border_words = top.p_seen____border__words.curr.get<uint32_t>();
+        seen.link_beats = top.p_seen____link__beats.curr.get<uint32_t>();
+#endif
         return seen;
     }
 

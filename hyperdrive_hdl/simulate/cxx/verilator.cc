@@ -6,6 +6,8 @@
 #include "api.h"
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #ifdef HYPERDRIVE_VCD
 #include "verilated_vcd_c.h"
@@ -13,36 +15,72 @@
 
 class VerilatorDesign {
     // Outputs are registered in SimulationTop: after the rising edge they are those of the cycle that has passed.
-    VerilatedContext context;
-    std::unique_ptr<Vsimulation_top> top;
+    using Top = Vsimulation_top;
+
+public:
+    static constexpr int LINK_WIDTH = HYPERDRIVE_LINK_WIDTH;
+
 #ifdef HYPERDRIVE_VCD
-    VerilatedVcdC vcd;
+    class Waveform {
+        VerilatedContext context;
+        VerilatedVcdC vcd;
+        std::string path;
+        std::vector<Top *> tops;
+
+    public:
+        explicit Waveform(const char *path) : path(path) { context.traceEverOn(true); }
+        ~Waveform() { vcd.close(); }
+        std::unique_ptr<Top> add(const std::string &name) {
+            auto top = std::make_unique<Top>(&context, name.empty() ? "TOP" : name.c_str());
+            top->trace(&vcd, 99);
+            tops.push_back(top.get());
+            return top;
+        }
+        void sample() {
+            if (!vcd.isOpen())
+                vcd.open(path.c_str());
+            for (int level : {1, 0}) {
+                for (Top *top : tops)
+                    top->clk = level;
+                vcd.dump(context.time());
+                context.timeInc(1);
+            }
+        }
+    };
+#else
+    struct Waveform {
+        explicit Waveform(const char *) {}
+        void sample() {}
+    };
+#endif
+
+private:
+#ifdef HYPERDRIVE_VCD
+    std::unique_ptr<Top> top;
+#else
+    VerilatedContext context;
+    std::unique_ptr<Top> top;
 #endif
 
 public:
-    explicit VerilatorDesign(const char *path) {
-        context.randReset(0);
 #ifdef HYPERDRIVE_VCD
-        context.traceEverOn(true);
-#endif
-        top = std::make_unique<Vsimulation_top>(&context);
-#ifdef HYPERDRIVE_VCD
-        top->trace(&vcd, 99);
-        vcd.open(path);
+    VerilatorDesign(Waveform &waveform, const std::string &name) : top(waveform.add(name)) {}
 #else
-        (void)path;
-#endif
+    VerilatorDesign(Waveform &, const std::string &) {
+        context.randReset(0);
+        top = std::make_unique<Top>(&context);
     }
-    ~VerilatorDesign() {
-#ifdef HYPERDRIVE_VCD
-        vcd.close();
 #endif
-        top->final();
-    }
+    ~VerilatorDesign() { top->final(); }
 
-    void position(int row, int col) {
+    void position(int row, int col, unsigned neighbours) {
         top->mesh_row = row;
         top->mesh_col = col;
+#if HYPERDRIVE_LINK_WIDTH
+        top->neighbours = neighbours;
+#else
+        (void)neighbours;
+#endif
     }
     void reset(bool on) { top->rst = on; }
     void program(bool valid, uint64_t payload) {
@@ -55,14 +93,34 @@ public:
     }
     void fm_out(bool ready) { top->fm_out___05Fready = ready; }
 
+#if HYPERDRIVE_LINK_WIDTH
+    void receive(int side, Beat beat) {
+        switch (side) {
+#define DO(SIDE, side)                                                                                                 \
+    case SIDE:                                                                                                         \
+        top->side##___05Frx___05Fvalid = beat.valid;                                                                   \
+        top->side##___05Frx___05Fdata = beat.data;                                                                     \
+        break;
+            HYPERDRIVE_SIDES(DO)
+#undef DO
+        }
+    }
+    Beat sent(int side) const {
+        switch (side) {
+#define DO(SIDE, side)                                                                                                 \
+    case SIDE:                                                                                                         \
+        return {bool(top->side##___05Ftx___05Fvalid), uint16_t(top->side##___05Ftx___05Fdata)};
+            HYPERDRIVE_SIDES(DO)
+#undef DO
+        }
+        return {};
+    }
+#endif
+
     void evaluate() {
         for (int level = 0; level < 2; ++level) {
             top->clk = level;
             top->eval();
-#ifdef HYPERDRIVE_VCD
-            vcd.dump(context.time());
-#endif
-            context.timeInc(1);
         }
     }
 
@@ -81,6 +139,12 @@ public:
         seen.mac = top->seen___05Fmac;
         seen.starved = top->seen___05Fstarved;
         seen.epilogue = top->seen___05Fepilogue;
+#if HYPERDRIVE_LINK_WIDTH
+        seen.side = top->seen___05Fside;
+        seen.fault = top->seen___05Ffault;
+        seen.border_words = top->seen___05Fborder_words;
+        seen.link_beats = top->seen___05Flink_beats;
+#endif
         return seen;
     }
 
