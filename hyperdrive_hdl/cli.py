@@ -75,11 +75,8 @@ class _Job:
 def _demo(job: _Job) -> int:
     from .demo import run_demo
     from .report.tables import demo_lines, mismatch_lines
-    from .session import require_one_chip
-
-    require_one_chip(job.mesh, "demo")
     with job.folder() as folder:
-        facts = run_demo(job.chip, folder, job.terminal)
+        facts = run_demo(job.chip, folder, job.terminal, mesh=job.mesh)
     job.write_json(facts.to_json())
     job.terminal.show(demo_lines(facts, str(folder.path)))
     return job.verdict(list(mismatch_lines(facts.run)))
@@ -90,10 +87,9 @@ def _run(job: _Job) -> int:
     from .report.facts import REFERENCE, run_facts
     from .report.tables import mismatch_lines, run_lines
     from .report.timeline import write_timelines
-    from .session import build_engine, require_one_chip, run_on_engine
+    from .session import build_engine, run_on_engine
 
     arguments = job.arguments
-    require_one_chip(job.mesh, "run")
     if arguments.engine == REFERENCE and (arguments.vcd or arguments.stall_seed is not None):
         raise ConfigError(
             "--engine reference knows no cycles: leave --vcd and --stall-seed away, or take another engine"
@@ -103,7 +99,7 @@ def _run(job: _Job) -> int:
     with job.folder() as folder:
         # A chip's error is what a waveform is looked at for: it is kept then, though not after Ctrl-C.
         with replaced(arguments.vcd, keep=ChipError) if arguments.vcd else nullcontext() as vcd:
-            backend = build_engine(arguments.engine, job.chip, job.terminal, vcd=vcd)
+            backend = build_engine(arguments.engine, job.chip, job.terminal, mesh=job.mesh, vcd=vcd)
             with backend or nullcontext():
                 run = run_on_engine(compiled, images, backend, job.terminal, stall_seed=arguments.stall_seed)
         facts = run_facts(compiled, run, arguments.engine, len(images))
@@ -130,7 +126,7 @@ def _compile(job: _Job) -> int:
                 folder, import_steps(job.arguments.model, job.chip.format), stage_facts(network)
             )
     job.write_json(compile_json(compiled))
-    notes = [f"note: {note}" for note in network.notes]
+    notes = [f"note: {note}" for note in compiled.notes]
     job.terminal.show(
         [*table_lines(compiled), *notes, "", *(f"wrote {folder.path / name}" for name in names)]
     )
@@ -154,15 +150,16 @@ def _estimate(job: _Job) -> int:
 
 def _verilog(job: _Job) -> int:
     from .report.verilog import verilog_json
-    from .session import announce_yosys, require_one_chip
+    from .session import announce_yosys
+    from .targets.mesh import require_links
     from .targets.verilog import export_verilog
 
-    require_one_chip(job.mesh, "verilog")
+    require_links(job.chip, job.mesh)
     testbench = _testbench(job)
     announce_yosys(job.terminal)
     with job.folder() as folder:
         with job.terminal.step(f"writing the Verilog of chip {job.chip.name!r}"):
-            export = export_verilog(job.chip)
+            export = export_verilog(job.chip, job.mesh)
         files = export.files | (testbench.files if testbench else {})
         for name, text in files.items():
             folder.write(name, text)
@@ -181,7 +178,7 @@ def _testbench(job: _Job) -> "Testbench | None":
     from .compiler.compile import compile_model
     from .targets.testbench import export_testbench
 
-    compiled = compile_model(arguments.model, job.chip)
+    compiled = compile_model(arguments.model, job.chip, job.mesh)
     images = read_images(arguments.input, compiled.network.input_shape)
     with job.terminal.step("computing what the testbench expects"):
         return export_testbench(compiled, images)
@@ -216,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         "--engine", choices=ENGINES, default=ENGINES[0], help="who runs it (default %(default)s)"
     )
     run.add_argument("--vcd", type=Path, metavar="FILE", help="write a waveform")
-    run.add_argument("--stall-seed", type=_seed, metavar="N", help="random stalls on every stream")
+    run.add_argument("--stall-seed", type=_seed, metavar="N", help="random stalls on every stream and link")
     compile_ = _add(commands, "compile", _compile, "write the program, memory map and layer table", model)
     compile_.add_argument(
         "--steps", action="store_true", help="also write the graph after every compiler step"

@@ -6,7 +6,7 @@ import numpy as np
 
 from .compiler.compile import compile_model
 from .compiler.host import run_float
-from .config import ChipConfig
+from .config import ChipConfig, MeshConfig
 from .data import digits_images, digits_model
 from .files import OutputFolder
 from .report.facts import DemoFacts, run_facts
@@ -22,7 +22,13 @@ ENGINE = "cxxrtl"
 
 
 def run_demo(
-    chip: ChipConfig, folder: OutputFolder, terminal: Terminal, *, images: int = IMAGES, engine: str = ENGINE
+    chip: ChipConfig,
+    folder: OutputFolder,
+    terminal: Terminal,
+    *,
+    mesh: MeshConfig | None = None,
+    images: int = IMAGES,
+    engine: str = ENGINE,
 ) -> DemoFacts:
     """Compile, export, simulate, compare; write the report, its picture and the Verilog to ``folder``.
 
@@ -33,12 +39,12 @@ def run_demo(
     start = time.perf_counter()
     announce_yosys(terminal)
     pictures, labels = (array[:images] for array in digits_images())
-    compiled = compile_model(digits_model(), chip)
+    compiled = compile_model(digits_model(), chip, mesh)
     with terminal.step("writing the chip's Verilog"):
-        export = export_verilog(chip)
+        export = export_verilog(chip, mesh)
     for name, text in export.files.items():
         folder.write(f"verilog/{name}", text)
-    backend = build_engine(engine, chip, terminal)
+    backend = build_engine(engine, chip, terminal, mesh=mesh)
     assert backend is not None  # the demo's engines are simulators
     with backend:
         run = run_on_engine(compiled, pictures, backend, terminal)

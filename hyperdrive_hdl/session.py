@@ -6,7 +6,6 @@ import numpy as np
 
 from .compiler.ir import CompiledNetwork
 from .config import ChipConfig, MeshConfig
-from .errors import ConfigError
 from .perf.network import series_timing
 from .report.facts import REFERENCE
 from .report.terminal import Terminal
@@ -18,15 +17,6 @@ FIRST_YOSYS = (
     "first start of Yosys on this machine: its WebAssembly is compiled now, about a minute, "
     "and kept for later runs"
 )
-
-
-def require_one_chip(mesh: MeshConfig, what: str) -> None:
-    """Raises ``ConfigError`` for a mesh: the RTL has no links yet."""
-    if mesh.chips > 1:
-        raise ConfigError(
-            f"{what} works on one chip, not on a mesh of {mesh}: the RTL has no links between chips yet; "
-            f"leave --mesh away, or use `hyperdrive estimate` for a mesh"
-        )
 
 
 def announce_yosys(terminal: Terminal) -> None:

@@ -184,11 +184,20 @@ def test_bad_meshes(capsys, mesh):
     assert "mesh" in refused(capsys, "estimate", MODEL, f"--mesh={mesh}")
 
 
-def test_a_mesh_cannot_be_run_yet(capsys, images):
-    for argv in (["run", MODEL, images], ["verilog"], ["demo"]):
-        message = refused(capsys, *argv, "--mesh", "2x1")
+def test_a_mesh_of_chips_without_links(capsys, tmp_path, images):
+    chip = tmp_path / "alone.toml"
+    chip.write_text(PRESETS["tiny"].replace(name="alone", link_width=0).to_toml())
+    for argv in (["run", MODEL, images], ["verilog"], ["demo"], ["estimate", MODEL]):
+        message = refused(capsys, *argv, "--chip", str(chip), "--mesh", "2x1")
         assert "2x1" in message
-        assert "no links" in message
+        assert "link_width" in message
+
+
+def test_a_link_width_that_does_not_divide_the_word(capsys, tmp_path):
+    chip = tmp_path / "odd.toml"
+    chip.write_text(PRESETS["tiny"].to_toml().replace("link_width = 4", "link_width = 16"))
+    message = refused(capsys, "estimate", MODEL, "--chip", str(chip), "--format", "q2.9")
+    assert "link_width must divide the 12 bits of a word" in message
 
 
 # Outputs
@@ -291,7 +300,7 @@ def test_estimate_of_a_mesh(capsys, tmp_path):
     assert figures["mesh"] == "2x2"
     assert figures["border_bits"] > 0
     assert figures["link_bits"] > figures["border_bits"]
-    assert "framing" in capsys.readouterr().out
+    assert "links: 145,792 bits" in capsys.readouterr().out
 
 
 def test_quiet_says_nothing(capsys):

@@ -1,7 +1,8 @@
 """A self-checking testbench in plain Verilog for an exported chip: a network's program, inputs and outputs.
 
 Stimulus and expectation are hexadecimal files that ``$readmemh`` reads; the expectation is the reference's.
-All chip stages of the network follow each other in one stream, for each stage all images.
+All chip stages of the network follow each other in one stream, for each stage all images. Chips of a mesh
+share the program; each has files of its own for its pixels, without words where it has none.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from ..compiler.ir import ChipProgram, CompiledNetwork, PlacedMap
 from ..config import ChipConfig
 from ..model.layout import to_stream
 from ..model.network import run_network
-from .verilog import top_name
+from .mesh import require_links
+from .mesh_testbench import Counts, mesh_testbench_text
+from .ports import chip_ports, connections
+from .verilog import mesh_name, top_name
 
 PATIENCE = 20_000  # cycles without progress before the testbench gives up
 
@@ -29,31 +33,53 @@ class Testbench:
 
 
 def export_testbench(compiled: CompiledNetwork, images: np.ndarray) -> Testbench:
-    """The testbench for a series of float32 images (N, C, H, W) on one chip.
+    """The testbench for a series of float32 images (N, C, H, W), on the chip or mesh of ``compiled``.
 
     Raises
     ------
+    ConfigError : several chips without links
     ModelError : the images do not suit the network
     """
-    chip = compiled.chip
+    chip, mesh = compiled.chip, compiled.mesh
+    require_links(chip, mesh)
     reference = run_network(
         compiled.network, images, wbuf_depth=chip.wbuf_depth, accumulator=chip.accumulator
     )
-    program, fm_in, expected = _Words(chip.program_width), _Words(chip.word_width), _Words(chip.word_width)
+    program = _Words(chip.program_width)
+    places = list(np.ndindex(mesh.rows, mesh.cols))
+    fm_in = {at: _Words(chip.word_width) for at in places}
+    expected = {at: _Words(chip.word_width) for at in places}
     for name, code in compiled.programs.items():
         program.add(f"stage {name}, {len(images)} images", code.words(len(images)))
         for image in range(len(images)):
             known = reference.chip_inputs[image] | reference.layers[image]
             _add_maps(fm_in, image, [step.map for step in code.loads], known, code)
             _add_maps(expected, image, [step.map for step in code.stores], known, code)
-    module = f"{top_name(chip)}_tb"
-    files = {
-        f"{module}.v": _text(chip, module, program, fm_in, expected, halts=len(compiled.programs)),
-        "program.hex": program.text(),
-        "fm_in.hex": fm_in.text(),
-        "expected.hex": expected.text(),
-    }
-    return Testbench(module=module, words=expected.count, files=files)
+    halts = len(compiled.programs)
+    files = {"program.hex": program.text()}
+    if mesh.chips > 1:
+        module = f"{mesh_name(chip, mesh)}_tb"
+        counts = {at: Counts(fm_in[at].count, expected[at].count) for at in places}
+        text = mesh_testbench_text(
+            chip,
+            mesh,
+            module,
+            mesh_name(chip, mesh),
+            top_name(chip),
+            program.count,
+            counts,
+            halts=halts,
+            patience=PATIENCE,
+        )
+        for row, col in places:
+            files[f"fm_in_{row}_{col}.hex"] = fm_in[row, col].text()
+            files[f"expected_{row}_{col}.hex"] = expected[row, col].text()
+    else:
+        module = f"{top_name(chip)}_tb"
+        text = _text(chip, module, program, fm_in[0, 0], expected[0, 0], halts=halts)
+        files |= {"fm_in.hex": fm_in[0, 0].text(), "expected.hex": expected[0, 0].text()}
+    words = sum(of_chip.count for of_chip in expected.values())
+    return Testbench(module=module, words=words, files={f"{module}.v": text, **files})
 
 
 class _Words:
@@ -75,18 +101,28 @@ class _Words:
 
 
 def _add_maps(
-    words: _Words, image: int, maps: list[PlacedMap], known: dict[str, np.ndarray], code: ChipProgram
+    words: dict[tuple[int, ...], _Words],
+    image: int,
+    maps: list[PlacedMap],
+    known: dict[str, np.ndarray],
+    code: ChipProgram,
 ) -> None:
+    """Each chip's part of the maps."""
     for placed in maps:
         sizes = "x".join(map(str, placed.map.shape))
         what = f"image {image}, map {placed.map.name} ({sizes}), pixel by pixel, channels innermost"
-        words.add(what, to_stream(known[placed.map.name], placed, code.chip, 0, 0))
+        for row, col in words:
+            stream = to_stream(known[placed.map.name], placed, code.chip, row, col)
+            words[row, col].add(what, stream)
 
 
 def _text(
     chip: ChipConfig, module: str, program: _Words, fm_in: _Words, expected: _Words, *, halts: int
 ) -> str:
     top = top_name(chip)
+    # A chip by itself: nothing comes from its links.
+    links = connections([port for port in chip_ports(chip) if port.is_link or port.name == "neighbours"], {})
+    links = links and f",\n{links}"
     return f"""\
 // {module}: runs a program on {top} and compares every word of fm_out with the reference.
 // Prints PASS and the number of words, or FAIL and the first difference. Start it where its .hex files are:
@@ -117,7 +153,7 @@ module {module};
   wire fm_in_ready;
   wire fm_out_valid;
   wire [{expected.width - 1}:0] fm_out_word;
-  wire [1:0] error;
+  wire [2:0] error;
   wire layer_done, halted, mac, epilogue;
 
   {top} dut (
@@ -128,9 +164,10 @@ module {module};
     .fm_in__payload(fm_in_valid ? fm_in_words[fm_in_at] : {fm_in.width}'d0),
     .fm_out__valid(fm_out_valid), .fm_out__ready(1'b1), .fm_out__payload(fm_out_word),
     .status__busy(), .status__error(error), .status__layer(), .status__layer_done(layer_done),
-    .status__halted(halted),
+    .status__halted(halted), .status__side(), .status__fault(),
     .activity__computing(), .activity__loading(), .activity__storing(),
-    .activity__mac(mac), .activity__starved(), .activity__epilogue(epilogue)
+    .activity__mac(mac), .activity__starved(), .activity__epilogue(epilogue),
+    .activity__border_words(), .activity__link_beats(){links}
   );
 
   initial begin

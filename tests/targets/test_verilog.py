@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 
 from hyperdrive_hdl.cli import main
-from hyperdrive_hdl.config import ChipConfig
+from hyperdrive_hdl.config import SOURCE, ChipConfig
 from hyperdrive_hdl.presets import PRESETS
 from hyperdrive_hdl.targets.verilog import export_verilog, prefixed
 from hyperdrive_hdl.tools import yosys
+from tests.support.chips import MINI
+
+CHIPS = {
+    **PRESETS,
+    "without_links": PRESETS["tiny"].replace(link_width=0),
+    "source_clock": MINI.replace(link_width=1, border_depth=16, link_clock=SOURCE),
+}
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+@pytest.fixture(scope="module", params=CHIPS)
 def export(request):
-    return export_verilog(PRESETS[request.param])
+    return export_verilog(CHIPS[request.param])
 
 
 def modules(text: str) -> list[str]:
@@ -29,10 +36,11 @@ def test_each_module_once_and_named_after_the_top(export):
     text = export.files[export.verilog]
     names = modules(text)
     assert len(names) == len(set(names)) > 10
+    assert "\nmodule \\" not in text  # an escaped name
     assert export.top in names
     assert all(name == export.top or name.startswith(f"{export.top}_") for name in names)
     # All instances are of modules that are there.
-    used = set(re.findall(rf"^  ({export.top}\w*) \S+ \($", text, re.MULTILINE))
+    used = set(re.findall(rf"^  ({export.top}\w*) \S+ +\($", text, re.MULTILINE))
     assert used == set(names) - {export.top}
 
 
@@ -83,9 +91,30 @@ def test_the_constraints_name_ports_that_exist(export):
     top = text[text.index(f"module {export.top}(") :].split(");")[0]
     ports = set(re.findall(r"\w+", top))
     sdc = export.files["hyperdrive.sdc"]
-    named = set(re.findall(r"\b(\w+__\w+|mesh_\w+|rst|clk)\b", sdc))
+    named = set(re.findall(r"\b(\w+__\w+|mesh_\w+|neighbours|rst|clk)\b", sdc))
     assert named
     assert named <= ports
+    for port in named:  # [*] for those that are buses
+        is_bus = re.search(rf"^  (?:in|out)put \[\d+:0\] {port};", text, re.MULTILINE) is not None
+        assert (f"{port}[*]" in sdc) == is_bus, port
+    assert ("neighbours" in sdc) == export.config.links
+    clocks = set(re.findall(r"^create_(?:generated_)?clock -name (\w+)", sdc, re.MULTILINE))
+    groups = re.search(r"^set_clock_groups -asynchronous (.*)$", sdc, re.MULTILINE)
+    if export.config.links and export.config.link_clock == SOURCE:
+        assert len(clocks) == 9
+        assert groups is not None
+        assert set(re.findall(r"\w+", groups[1].replace("-group", ""))) == clocks
+    else:
+        assert clocks == {"clk"}
+        assert groups is None
+
+
+def test_the_heading_explains_links(export):
+    heading = export.files[export.verilog].split("\nmodule ")[0]
+    assert all(len(line) <= 120 for line in heading.splitlines())
+    for word in ("north__", "neighbours", "status__side", "link_beats"):
+        assert (word in heading) == export.config.links
+    assert ("valid, clock" in heading) == (export.config.link_clock == SOURCE)
 
 
 def test_file_list(export):
