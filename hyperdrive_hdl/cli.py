@@ -75,6 +75,7 @@ class _Job:
 def _demo(job: _Job) -> int:
     from .demo import run_demo
     from .report.tables import demo_lines, mismatch_lines
+
     with job.folder() as folder:
         facts = run_demo(job.chip, folder, job.terminal, mesh=job.mesh)
     job.write_json(facts.to_json())
