@@ -30,6 +30,7 @@ class Map:
         self.height = rng.randint(1, 3 * config.tile_rows * self.tile_h)
         self.width = rng.randint(1, 3 * config.tile_cols * self.tile_w)
         self.base = rng.randint(0, 50)
+        self.exports, self.slot = rng.getrandbits(1), rng.getrandbits(1)
         # (tile row, tile column, address, inside the map) in raster order of the chip's area.
         self.places = []
         for y in range(config.tile_rows * self.tile_h):
@@ -55,6 +56,8 @@ class Map:
             "full_cols": self.width // self.tile_w,
             "rest_rows": self.height % self.tile_h,
             "rest_cols": self.width % self.tile_w,
+            "exports": self.exports,
+            "export_slot": self.slot,
         }
 
     @property
@@ -112,10 +115,13 @@ def test_walk(config, skip_padding):
 @pytest.mark.parametrize("config", CHIPS, ids=lambda c: f"{c.tile_rows}x{c.tile_cols}")
 @pytest.mark.parametrize("seed", range(3))
 def test_load(config, seed):
-    """Several maps one after the other; the stream and the memory stall at random."""
+    """Several maps one after the other; the stream and the memory stall at random.
+
+    One whose border is exchanged begins only while its slot is free; the border learns of its pixels.
+    """
     rng = random.Random(f"{config} {seed}")
     mesh = (seed % 3, (seed + 1) % 3)
-    maps = [Map(rng, config, mesh) for _ in range(12)]
+    maps = [Map(rng, config, mesh) for _ in range(20)]
     most = (1 << config.word_width) - 1
     words = [[rng.randint(1, most) for _ in map.true_places] for map in maps]
     assert sum(map(len, words)) > 0
@@ -125,7 +131,26 @@ def test_load(config, seed):
         source = iter(stream)
         expected += [(*place[:3], next(source) if place[3] else 0) for place in map_.places]
     written = []
+    pixels = [0]  # of all tiles, of the map in progress
+    whole = []  # of each map
+    closed = [0]  # cycles that a load waited for its slot
     grants = Stalls((seed, "grant")) if seed else lambda: False
+    occupied = Stalls((seed, "slots")) if seed else lambda: False
+
+    async def borders(ctx):
+        while len(whole) < len(maps):
+            free = not occupied()
+            ctx.set(dut.slot_free, free)
+            *_, begun, done, exports, pending = await ctx.tick().sample(
+                dut.begun, dut.pixel_done, dut.transfers.p.exports, dut.transfers.valid & ~dut.active
+            )
+            assert not (begun and exports and not free)
+            closed[0] += bool(pending and exports and not free)
+            pixels[0] += done
+            here = maps[len(whole)]
+            if pixels[0] == here.tile_h * here.tile_w:
+                whole.append(len(written))
+                pixels[0] = 0
 
     async def descriptors(ctx):
         ctx.set(dut.mesh_row, mesh[0])
@@ -154,8 +179,11 @@ def test_load(config, seed):
         assert not ctx.get(dut.active)
         assert ctx.get(dut.done) == len(maps)
 
-    simulate(dut, descriptors, stream, memory, limit=40_000)
+    simulate(dut, descriptors, stream, memory, borders, limit=60_000)
     assert written == expected
+    ends = np.cumsum([len(map_.places) for map_ in maps])
+    assert all(abs(found - end) <= 1 for found, end in zip(whole, ends, strict=True)), "at the last word"
+    assert closed[0] > 0 or not seed
     assert any(not place[3] for map_ in maps for place in map_.places), "some padding"
 
 
@@ -165,7 +193,7 @@ def test_store(config, seed):
     """Words are read only when granted, are there in the next cycle alone, and leave in order."""
     rng = random.Random(f"{config} {seed}")
     mesh = (seed % 3, (seed + 1) % 3)
-    maps = [Map(rng, config, mesh) for _ in range(12)]
+    maps = [Map(rng, config, mesh) for _ in range(20)]
     width = config.word_width
     contents = np.random.default_rng(seed).integers(0, 1 << width, (config.tile_rows, config.tile_cols, 256))
     expected = [int(contents[place[:3]]) for map_ in maps for place in map_.true_places]
@@ -218,7 +246,7 @@ def test_a_transfer_starts_when_both_fences_have_passed(kind):
         dut = kind(config=config)
         inputs, expected = [], []
         active = 0
-        descriptor |= {"need_convs": need_convs, "need_transfers": need_transfers}
+        descriptor |= {"need_convs": need_convs, "need_transfers": need_transfers, "exports": 0}
         for convs, transfers in ((-1, -1), (-1, 0), (0, -1), (-100, 100), (0, 0), (0, 0), (-1, -1)):
             inputs.append(
                 {
@@ -247,6 +275,7 @@ def test_words_of_a_granted_load_flow_one_per_cycle():
             "transfers.payload": map.descriptor,
             "fm_in.valid": 1,
             "grant": 1,
+            "slot_free": 1,
         }
     ] * (count + 1)
     seen = trace(dut, inputs, ["request", "transfers.ready"])
@@ -269,13 +298,13 @@ def test_a_restart_clears_the_count():
 
 @pytest.mark.parametrize(("banks", "depth"), [(4, 16), (3, 64)])
 def test_memory_port_priorities(banks, depth):
-    """The epilogue, else a store, else a load; the transfers keep off the bank that the MAC reads."""
-    config = chip(2, 3, banks, depth)
+    """The epilogue, else the border, a store, a load, which keep off the bank that the MAC reads."""
+    config = chip(2, 3, banks, depth, link_width=4)
     rng = random.Random(banks)
     words = banks * depth
     inputs, expected = [], []
-    winners = dict.fromkeys(("read", "write", "store", "load", None), 0)
-    blocked = {"store": 0, "load": 0, "load_after_blocked_store": 0}
+    winners = dict.fromkeys(("read", "write", "border", "store", "load", None), 0)
+    blocked = {"border": 0, "store": 0, "load": 0, "load_after_blocked_store": 0}
     for _ in range(1500):
         read = rng.random() < 0.15
         write = not read and rng.random() < 0.15
@@ -286,6 +315,8 @@ def test_memory_port_priorities(banks, depth):
             "read_address": rng.randrange(words),
             "write": write,
             "write_address": rng.randrange(words),
+            "border_request": rng.random() < 0.2,
+            "border_address": rng.randrange(words),
             "load_request": rng.random() < 0.6,
             "load_address": rng.randrange(words),
             "load_row": rng.randrange(2),
@@ -295,24 +326,27 @@ def test_memory_port_priorities(banks, depth):
         }
         inputs.append(values)
         mac_bank = values["mac_address"] // depth if values["mac_enable"] else None
-        clash = {name: values[f"{name}_address"] // depth == mac_bank for name in ("store", "load")}
+        clash = {name: values[f"{name}_address"] // depth == mac_bank for name in ("border", "store", "load")}
         winner = None
         if read or write:
             winner = "read" if read else "write"
+        elif values["border_request"] and not clash["border"]:
+            winner = "border"
         elif values["store_request"] and not clash["store"]:
             winner = "store"
         elif values["load_request"] and not clash["load"]:
             winner = "load"
         winners[winner] += 1
-        for name in ("store", "load"):
+        for name in ("border", "store", "load"):
             blocked[name] += bool(values[f"{name}_request"] and clash[name] and not (read or write))
         blocked["load_after_blocked_store"] += winner == "load" and bool(values["store_request"])
         expected.append(winner)
     outputs = ["enable", "is_write", "address", "rows", "cols", "from_load", "load_grant", "store_grant"]
+    outputs.append("border_grant")
     seen = trace(MemoryPort(config=config), inputs, outputs)
     for values, winner, found in zip(inputs, expected, seen, strict=True):
         assert found["enable"] == (winner is not None)
-        for name in ("load", "store"):
+        for name in ("load", "store", "border"):
             assert (found[f"{name}_grant"] and values[f"{name}_request"]) == (winner == name)
         if winner is None:
             continue
