@@ -202,7 +202,7 @@ def test_epilogue(config):
     seen = trace_packed(dut, timeline.inputs({}, max(expected) + 1), ["result"])
     for cycle, wanted in expected.items():
         assert seen[cycle]["result"] == wanted, f"slot {cycle - at.write}"
-    assert len(set(expected.values())) > 5
+    assert len(set(expected.values())) > 10
 
 
 def test_relu_of_minus_zero_and_of_nan():
@@ -239,7 +239,11 @@ def test_tile(config):
     ready = 0  # the next sum may end
     cycle = 2
     gaps = 0.2
-    while counts["sums"] < 25 or (lanes * parts > 1 and not counts["gap_in_restore"]):
+    while (
+        counts["sums"] < 25
+        or len(set(expected.values())) <= 10
+        or (lanes * parts > 1 and not counts["gap_in_restore"])
+    ):
         place = places[cycle % turns]
         if place is None:
             count = rng.choice([1, 1, 2, 3, 7])
@@ -308,4 +312,4 @@ def test_tile(config):
     if lanes * parts == 1:
         assert counts.pop("gap_in_restore") == 0
     assert min(counts.values()) > 0, counts
-    assert len(set(expected.values())) > 5
+    assert len(set(expected.values())) > 10

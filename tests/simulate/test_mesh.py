@@ -74,6 +74,15 @@ def test_programs_run_and_are_right(mesh):
             assert 0 < counters.border_words * LINKED.word_width < counters.link_beats * LINKED.link_width
 
 
+def test_source_synchronous_links():
+    """Compiled engines give all chips one clock; beats cross the queue between the clocks all the same."""
+    chip = LINKED.replace(link_clock="source")
+    program, stage, image = small_program(9, chip, mesh=WIDE, height=4, width=12)
+    with CxxrtlBackend(chip, mesh=WIDE) as backend:
+        for seed in (None, 3):
+            check_program(backend, program, stage, [image] * 2, stall_seed=seed)
+
+
 def test_threads_change_nothing():
     mesh = MeshConfig(rows=2, cols=3)
     program, _, image = mesh_program(5, mesh)
