@@ -9,7 +9,6 @@ from amaranth.lib import wiring
 from hyperdrive_hdl.framing import FrameKind
 from hyperdrive_hdl.isa import LinkFault, Side
 from hyperdrive_hdl.rtl.border import SLOTS, Border
-from tests.rtl.test_link import Frame, bits_of, checksum, number
 from tests.support.borders import (
     BorderMap,
     Surroundings,
@@ -19,6 +18,7 @@ from tests.support.borders import (
     to_receive,
     to_send,
 )
+from tests.support.frames import Frame, bits_of, checksum, number
 from tests.support.streams import Stalls, simulate
 
 CHIPS = [chip(1, 2, 2, link_width=16), chip(2, 1, 3, "fp8_e4m3")]
