@@ -18,7 +18,7 @@ from hyperdrive_hdl.rtl.chip import Chip
 from hyperdrive_hdl.rtl.hierarchy import ModuleLibrary
 
 PACKAGE = Path(hyperdrive_hdl.__file__).parent
-BASE = {"errors", "config", "framing", "presets", "isa", "latencies"}
+BASE = {"errors", "config", "framing", "host_link", "presets", "isa", "latencies"}
 ORACLE = {"compiler", "model", "perf"}
 # What each part may import of this package; "arith" stands for arith's formats where marked below.
 ALLOWED = {
@@ -26,6 +26,7 @@ ALLOWED = {
     "config": {"arith", "errors"},
     "presets": {"config", "errors"},
     "framing": {"config"},
+    "host_link": set(),
     "isa": {"errors"},
     "latencies": {"arith", "config"},
     "data": set(),
@@ -37,6 +38,7 @@ ALLOWED = {
     "perf": BASE | ORACLE | {"arith"},
     "rtl": BASE | {"arith", "rtl"},
     "simulate": BASE | ORACLE | {"arith", "rtl", "tools", "simulate"},
+    "host": BASE | ORACLE | {"arith", "simulate", "host"},
     "targets": BASE | ORACLE | {"arith", "rtl", "tools", "simulate", "targets", "files"},
     "report": BASE | ORACLE | {"arith", "simulate", "targets", "files", "data", "report"},
 }
