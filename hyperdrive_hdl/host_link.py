@@ -1,8 +1,9 @@
-"""What travels between a host and a board with one chip: requests and replies in frames over a serial line.
+"""What travels between a host and a board with one chip: requests and replies in frames on a serial line.
 
-Bytes on the line are 8N1. A frame is ``FLAG``, its bytes, ``FLAG``; a ``FLAG`` or ``ESCAPE`` among them is sent
-as ``ESCAPE`` and the byte with bit 5 inverted, so that a receiver finds the next frame whatever it has missed.
-The bytes of a frame are its kind, a body, and the CRC-32 of both (``zlib.crc32``); numbers are little-endian.
+Bytes on the line are 8N1. A frame is ``FLAG``, its bytes, ``FLAG``; a ``FLAG`` or ``ESCAPE`` among them is
+sent as ``ESCAPE`` and the byte with bit 5 inverted, so that a receiver finds the next frame whatever it has
+missed. The bytes of a frame are its kind, a body, and the CRC-32 of both (``zlib.crc32``); numbers are
+little-endian.
 
 The host speaks, the board answers; of itself it says nothing. Each good request brings a reply, except that
 one reply may stand for several requests of a kind that arrived while another was on its way. A frame with a
@@ -17,8 +18,8 @@ RESET     session (2)                    resets the chip, empties the buffers, c
 PROGRAM   offset (2), words              takes the words into the chip's program buffer if ``offset`` is the
                                          number of words taken so far (mod 2^16); replies STATUS
 MAPS      offset (2), words              the same for ``fm_in``
-FETCH     offset (2), count (1)          forgets the words of ``fm_out`` before ``offset``; replies OUTPUT with
-                                         those from there on, at most ``count``, perhaps none
+FETCH     offset (2), count (1)          forgets the words of ``fm_out`` before ``offset``; replies OUTPUT
+                                         with those from there on, at most ``count``, perhaps none
 STATUS    none                           replies STATUS
 COUNTERS  none                           replies COUNTERS (where the identity has that feature)
 ========  =============================  =======================================================
@@ -99,8 +100,8 @@ def word_bytes(width: int) -> int:
 class Status:
     """Body of STATUS: ``*_taken`` words so far and ``*_free`` words in the buffers; offsets are mod 2^16.
 
-    ``error``, ``side`` and ``fault`` are the chip's (isa.ErrorCode, Side, LinkFault); ``output_first`` is the offset
-    of the first word of ``fm_out`` that is kept, ``output_words`` how many there are.
+    ``error``, side and fault are the chip's (isa.ErrorCode, Side, LinkFault); ``output_first`` is the offset of
+    the first word of ``fm_out`` that is kept, ``output_words`` how many there are.
     """
 
     session: int
@@ -174,7 +175,7 @@ class Identity:
         """Raises ``ValueError`` where this is no identity, or of another protocol."""
         if len(body) < _IDENTITY.size or not body.startswith(MAGIC):
             raise ValueError("this is not the identity of a Hyperdrive board")
-        magic, protocol, *values = _IDENTITY.unpack_from(body)
+        _, protocol, *values = _IDENTITY.unpack_from(body)
         if protocol != PROTOCOL_VERSION:
             raise ValueError(f"the board speaks protocol version {protocol}, this program {PROTOCOL_VERSION}")
         names = body[_IDENTITY.size :].split(b"\0")
