@@ -100,8 +100,8 @@ def word_bytes(width: int) -> int:
 class Status:
     """Body of STATUS: ``*_taken`` words so far and ``*_free`` words in the buffers; offsets are mod 2^16.
 
-    ``error``, side and fault are the chip's (isa.ErrorCode, Side, LinkFault); ``output_first`` is the offset of
-    the first word of ``fm_out`` that is kept, ``output_words`` how many there are.
+    ``error``, side and fault are the chip's (isa.ErrorCode, Side, LinkFault); ``output_first`` is the offset
+    of the first word of ``fm_out`` that is kept, ``output_words`` how many there are.
     """
 
     session: int
