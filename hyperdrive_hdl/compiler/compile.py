@@ -12,8 +12,10 @@ from .ir import ChipProgram, CompiledNetwork, Network
 from .pipeline import import_network
 
 
-def compile_network(network: Network, chip: ChipConfig, mesh: MeshConfig | None = None) -> CompiledNetwork:
-    """Programs for every chip stage of ``network``.
+def compile_network(
+    network: Network, chip: ChipConfig, mesh: MeshConfig | None = None, *, observe: bool = False
+) -> CompiledNetwork:
+    """Programs for every chip stage of ``network``; with ``observe`` they store every layer's output.
 
     Raises
     ------
@@ -26,7 +28,9 @@ def compile_network(network: Network, chip: ChipConfig, mesh: MeshConfig | None 
             f"{chip.format}: import it for that format"
         )
     mesh = mesh or MeshConfig()
-    programs = {stage.name: compile_stage(stage, chip, mesh) for stage in network.chip_stages}
+    programs = {
+        stage.name: compile_stage(stage, chip, mesh, observe=observe) for stage in network.chip_stages
+    }
     notes = (*network.notes, *idle_chips(programs.values(), chip, mesh))
     return CompiledNetwork(network=network, chip=chip, mesh=mesh, programs=programs, notes=notes)
 
@@ -46,11 +50,13 @@ def idle_chips(programs: Iterable[ChipProgram], chip: ChipConfig, mesh: MeshConf
     ]
 
 
-def compile_model(path: str | Path, chip: ChipConfig, mesh: MeshConfig | None = None) -> CompiledNetwork:
+def compile_model(
+    path: str | Path, chip: ChipConfig, mesh: MeshConfig | None = None, *, observe: bool = False
+) -> CompiledNetwork:
     """``compile_network`` of an ONNX file.
 
     Raises
     ------
     ModelError : the file or the network cannot be used, or does not fit the chip
     """
-    return compile_network(import_network(path, chip.format), chip, mesh)
+    return compile_network(import_network(path, chip.format), chip, mesh, observe=observe)

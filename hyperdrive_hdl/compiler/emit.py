@@ -1,5 +1,6 @@
 """Writes the program of a chip stage: instructions with their fences, parameters and weights (isa.py)."""
 
+from collections.abc import Set
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,17 @@ from .ir import BinaryConv, ChipProgram, ChipStage, PlacedLayer, PlacedMap, Plac
 from .schedule import block_channels
 from .tiling import whole_and_rest
 
+PROGRAM_TAIL = np.array([isa.header(isa.Opcode.HALT)], np.uint64)
 
-def compile_stage(stage: ChipStage, chip: ChipConfig, mesh: MeshConfig) -> ChipProgram:
+
+def compile_stage(
+    stage: ChipStage, chip: ChipConfig, mesh: MeshConfig, *, observe: bool = False
+) -> ChipProgram:
     """Tile, place and encode one chip stage for a chip or a mesh.
+
+    Parameters
+    ----------
+    observe : store every layer's output as soon as it is made, for chips whose memory nobody can look into
 
     Raises
     ------
@@ -25,26 +34,29 @@ def compile_stage(stage: ChipStage, chip: ChipConfig, mesh: MeshConfig) -> ChipP
     """
     allocation = allocate(stage, chip, mesh)
     borders = _borders(stage, allocation, chip, mesh)
-    steps = _steps(stage, allocation, borders, chip)
+    stored = {m.name for m in stage.outputs}
+    if observe:
+        stored |= {layer.output.name for layer in stage.layers}
+    steps = _steps(stage, stored, allocation, borders, chip)
     reload_after = _reload_after(steps, chip)
     steps = _with_fences(steps, chip, reload_after)
-    signature = chip.signature
-    head = [
-        isa.header(isa.Opcode.CONFIG, isa.CONFIG_WORDS),
-        isa.MAGIC,
-        signature & 0xFFFF,
-        signature >> 16,
-    ]
     return ChipProgram(
         name=stage.name,
         chip=chip,
         mesh=mesh,
         steps=steps,
-        head=np.array(head, np.uint64),
+        head=program_head(chip),
         packets=tuple(_words(step, chip) for step in steps),
         reload_after=reload_after,
-        tail=np.array([isa.header(isa.Opcode.HALT)], np.uint64),
+        tail=PROGRAM_TAIL,
     )
+
+
+def program_head(chip: ChipConfig) -> np.ndarray:
+    """The CONFIG that a program for this chip starts with."""
+    signature = chip.signature
+    header = isa.header(isa.Opcode.CONFIG, isa.CONFIG_WORDS)
+    return np.array([header, isa.MAGIC, signature & 0xFFFF, signature >> 16], np.uint64)
 
 
 def _borders(
@@ -63,9 +75,9 @@ def _words(step: PlacedLayer | PlacedTransfer, chip: ChipConfig) -> np.ndarray:
     if isinstance(step, PlacedTransfer):
         what = "input" if step.load else "output"
         opcode = isa.Opcode.LOAD if step.load else isa.Opcode.STORE
-        return _packet(opcode, step.instruction, f"{what} {step.map.map.name!r}")
-    packet = _packet(isa.Opcode.CONV, step.instruction, f"layer {step.conv.name!r}")
-    return np.concatenate([packet, *operands(step.conv, step.instruction, chip.lanes)])
+        return packet(opcode, step.instruction, f"{what} {step.map.map.name!r}")
+    head = packet(isa.Opcode.CONV, step.instruction, f"layer {step.conv.name!r}")
+    return np.concatenate([head, *operands(step.conv, step.instruction, chip.lanes)])
 
 
 def _reload_after(steps: tuple[PlacedLayer | PlacedTransfer, ...], chip: ChipConfig) -> int | None:
@@ -83,7 +95,8 @@ def _reload_after(steps: tuple[PlacedLayer | PlacedTransfer, ...], chip: ChipCon
     return last if last > 0 and follow else None
 
 
-def _packet(opcode: isa.Opcode, instruction: isa.Conv | isa.Transfer, owner: str) -> np.ndarray:
+def packet(opcode: isa.Opcode, instruction: isa.Conv | isa.Transfer, owner: str) -> np.ndarray:
+    """An instruction's words. Raises ``ModelError`` where a value does not fit its field."""
     try:
         words = instruction.encode()
     except ModelError as error:
@@ -92,13 +105,17 @@ def _packet(opcode: isa.Opcode, instruction: isa.Conv | isa.Transfer, owner: str
 
 
 def _steps(
-    stage: ChipStage, allocation: Allocation, borders: dict[str, Border], chip: ChipConfig
+    stage: ChipStage,
+    stored: Set[str],
+    allocation: Allocation,
+    borders: dict[str, Border],
+    chip: ChipConfig,
 ) -> tuple[PlacedLayer | PlacedTransfer, ...]:
-    """Instructions without fences: loads, then the layers, each map stored as soon as it is made."""
-    maps, stored = allocation.maps, {m.name for m in stage.outputs}
+    """Instructions without fences: loads, then the layers, each ``stored`` map as soon as it is made."""
+    maps = allocation.maps
 
     def transfer(name: str, load: bool) -> PlacedTransfer:
-        instruction = _transfer(maps[name])
+        instruction = transfer_instruction(maps[name])
         if load and name in borders:
             instruction = replace(instruction, exports=1, export_slot=borders[name].slot)
         return PlacedTransfer(load=load, map=maps[name], instruction=instruction)
@@ -106,14 +123,15 @@ def _steps(
     steps: list[PlacedLayer | PlacedTransfer] = [transfer(m.name, True) for m in stage.inputs]
     steps += [transfer(m.name, False) for m in stage.inputs if m.name in stored]
     for index, layer in enumerate(allocation.layers):
+        source, target = maps[layer.input.name], maps[layer.output.name]
+        bypass = maps[layer.bypass.name] if layer.bypass else None
+        conv = conv_instruction(layer, source, target, bypass, allocation.scratch[index], chip)
         placed = PlacedLayer(
             conv=layer,
-            input=maps[layer.input.name],
-            output=maps[layer.output.name],
-            bypass=maps[layer.bypass.name] if layer.bypass else None,
-            instruction=replace(
-                _conv(layer, allocation, index, chip), **_border_fields(layer, index, borders)
-            ),
+            input=source,
+            output=target,
+            bypass=bypass,
+            instruction=replace(conv, **_border_fields(layer, index, borders)),
         )
         steps.append(placed)
         if layer.output.name in stored:
@@ -130,7 +148,8 @@ def _border_fields(layer: BinaryConv, index: int, borders: dict[str, Border]) ->
     return fields
 
 
-def _transfer(placed: PlacedMap) -> isa.Transfer:
+def transfer_instruction(placed: PlacedMap) -> isa.Transfer:
+    """A LOAD or STORE of a map, without fences."""
     full_rows, rest_rows = whole_and_rest(placed.map.height, placed.tile_h)
     full_cols, rest_cols = whole_and_rest(placed.map.width, placed.tile_w)
     return isa.Transfer(
@@ -146,9 +165,20 @@ def _transfer(placed: PlacedMap) -> isa.Transfer:
     )
 
 
-def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfig) -> isa.Conv:
-    source, target = allocation.maps[layer.input.name], allocation.maps[layer.output.name]
-    bypass = allocation.maps[layer.bypass.name] if layer.bypass else None
+def conv_instruction(
+    layer: BinaryConv,
+    source: PlacedMap,
+    target: PlacedMap,
+    bypass: PlacedMap | None,
+    scratch: int,
+    chip: ChipConfig,
+) -> isa.Conv:
+    """A CONV, without fences and borders; ``scratch`` is the base of its partial sums.
+
+    Raises
+    ------
+    ModelError : not even one input channel's weights fit the weight buffer
+    """
     out_channels, group_channels = layer.weights.shape[:2]
     group_outputs = out_channels // layer.groups
     block = block_channels(layer, chip)
@@ -174,7 +204,7 @@ def _conv(layer: BinaryConv, allocation: Allocation, index: int, chip: ChipConfi
         in_base=source.base,
         out_base=target.base,
         bypass_base=bypass.base if bypass else 0,
-        scratch_base=allocation.scratch[index],
+        scratch_base=scratch,
         in_channels=source.map.channels,
         out_channels=out_channels,
         tile_h=target.tile_h,

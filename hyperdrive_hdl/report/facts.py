@@ -8,6 +8,7 @@ from ..perf.network import NetworkEstimate
 from ..simulate.network import NetworkRun
 
 REFERENCE = "reference"  # the engine without cycles
+BOARD = "board"  # a chip that is not simulated: it may count cycles, but not by layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +187,8 @@ def _layer(stage: str, placed: PlacedLayer, macs: int, cycles: int | None, tpus:
 
 def run_facts(compiled: CompiledNetwork, run: NetworkRun, engine: str, images: int) -> RunFacts:
     """Facts of a finished run; ``engine`` is its name."""
-    timed = engine != REFERENCE
+    timed = run.timed
+    simulated = timed and engine != BOARD
     tpus = compiled.chip.tpus * compiled.mesh.chips
     cycles_of: dict[str, int] = {}
     for layer_run in run.layers:
@@ -200,9 +202,9 @@ def run_facts(compiled: CompiledNetwork, run: NetworkRun, engine: str, images: i
                 stage,
                 placed,
                 images * placed.conv.macs,
-                cycles_of[name] if timed else None,
+                cycles_of[name] if simulated else None,
                 tpus,
-                mismatches=run.comparison.by_place.get(name, 0),
+                mismatches=run.comparison.by_place.get(name),
                 infinities=specials.infinities if specials else 0,
                 nans=specials.nans if specials else 0,
             )
@@ -226,10 +228,10 @@ def run_facts(compiled: CompiledNetwork, run: NetworkRun, engine: str, images: i
         totals=totals,
         mismatches=run.comparison.mismatches,
         words_compared=run.comparison.words,
-        simulated_cycles_per_second=counters.cycles / run.seconds if timed else None,
+        simulated_cycles_per_second=counters.cycles / run.seconds if simulated else None,
         layers=tuple(layers),
-        border_bits=counters.border_words * compiled.chip.word_width if timed else None,
-        link_bits=counters.link_beats * compiled.chip.link_width if timed else None,
+        border_bits=counters.border_words * compiled.chip.word_width if simulated else None,
+        link_bits=counters.link_beats * compiled.chip.link_width if simulated else None,
         first_mismatches=tuple(map(str, run.comparison.first)),
         output_mismatches=run.comparison.by_place.get("output", 0),
         stages=stage_facts(compiled.network),

@@ -101,8 +101,8 @@ def run_lines(facts: RunFacts) -> Iterator[str | Table]:
     yield ""
     yield f"engine {facts.engine}, {facts.images} image{'s' if facts.images > 1 else ''}"
     if facts.totals.cycles is not None:
-        rate = facts.simulated_cycles_per_second or 0
-        yield f"{cycle_line(facts.totals)}; {rate:,.0f} cycles/s simulated"
+        rate = facts.simulated_cycles_per_second
+        yield cycle_line(facts.totals) + ("" if rate is None else f"; {rate:,.0f} cycles/s simulated")
     if facts.mesh.chips > 1 and facts.border_bits is not None:
         yield (
             f"borders between chips: {number(facts.border_bits)} bits, {number(facts.link_bits)} on the "

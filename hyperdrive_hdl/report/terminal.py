@@ -58,8 +58,8 @@ class Terminal:
             yield
 
     @contextmanager
-    def cycles(self, total: int | None) -> Iterator["CycleProgress"]:
-        """A simulation of so many cycles, if that is known."""
+    def cycles(self, total: int | None, unit: str = "cycles") -> Iterator["CycleProgress"]:
+        """A run of so many cycles, or whatever the ``unit`` is, if that is known."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -68,7 +68,7 @@ class Terminal:
             TimeRemainingColumn(),
         )
         with self._bars(*columns) as bars:
-            yield CycleProgress(bars, bars.add_task("simulating", total=total, rate=""))
+            yield CycleProgress(bars, bars.add_task("running", total=total, rate=""), unit)
 
     def _bars(self, *columns) -> Progress:
         hidden = self._quiet or not sys.stderr.isatty()
@@ -76,13 +76,14 @@ class Terminal:
 
 
 class CycleProgress:
-    """The bar of a simulation: cycles so far, where it is, cycles per second."""
+    """The bar of a run: cycles so far, where it is, cycles per second."""
 
-    def __init__(self, bars: Progress, task: TaskID):
+    def __init__(self, bars: Progress, task: TaskID, unit: str):
         self._bars = bars
         self._task = task
+        self._unit = unit
 
     def update(self, cycles: int, where: str) -> None:
         elapsed = self._bars.tasks[0].elapsed or 0.0
-        rate = f"{cycles / elapsed:,.0f} cycles/s" if elapsed > 0.5 else ""
+        rate = f"{cycles / elapsed:,.0f} {self._unit}/s" if elapsed > 0.5 else ""
         self._bars.update(self._task, completed=cycles, description=where, rate=rate)

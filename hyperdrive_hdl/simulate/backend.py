@@ -1,4 +1,4 @@
-"""The interface of every simulator of a mesh of chips: streams in, events and counters out."""
+"""The interface of everything that runs a mesh of chips: streams in, events and counters out."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
@@ -150,7 +150,7 @@ OVER_CHIPS = ("border_words", "link_beats")  # summed over a mesh
 
 
 class Backend(ABC):
-    """A simulated mesh of chips. ``start`` resets it; ``run`` goes on to the next event.
+    """A mesh of chips, simulated or real. ``start`` resets it; ``run`` goes on to the next event.
 
     At a chip's ``LAYER_DONE`` its memory holds the layer's complete output and nothing of the next layer's:
     that is when ``memory`` gives the picture to compare. Chips of a mesh drift apart; each has its own
@@ -169,6 +169,25 @@ class Backend(ABC):
         self.mesh = mesh or MeshConfig()
         self.vcd = vcd
         self.chip: Place = (0, 0)  # whose event ``run`` told
+
+    @property
+    def sees_memory(self) -> bool:
+        """``LAYER_DONE`` is told and ``memory`` can be looked at; where not, maps are what the program stores."""
+        return True
+
+    @property
+    def counts_cycles(self) -> bool:
+        """``counters`` tell cycles."""
+        return True
+
+    @property
+    def unit(self) -> str:
+        """What ``done`` counts."""
+        return "cycles"
+
+    def done(self) -> int:
+        """How far the run is, for a progress bar."""
+        return self.counters().cycles
 
     @property
     def places(self) -> list[Place]:

@@ -1,4 +1,4 @@
-"""Runs a whole network on a simulated chip and compares every layer with the reference."""
+"""Runs a whole network on a chip, simulated or real, and compares every layer with the reference."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,10 @@ class Mismatch:
 
 @dataclass
 class Comparison:
-    """Words compared so far, how many differ, in all and by place, and the first few that do."""
+    """Words compared so far, how many differ, in all and by place, and the first few that do.
+
+    ``by_place`` has every place that was compared.
+    """
 
     KEPT = 10
 
@@ -53,8 +56,7 @@ class Comparison:
         self.words += expected.size
         places = np.argwhere(found != expected)
         self.mismatches += len(places)
-        if len(places):
-            self.by_place[where] = self.by_place.get(where, 0) + len(places)
+        self.by_place[where] = self.by_place.get(where, 0) + len(places)
         for c, y, x in places[: self.KEPT - len(self.first)]:
             self.first.append(
                 Mismatch(where, image, int(c), int(y), int(x), int(found[c, y, x]), int(expected[c, y, x]))
@@ -63,10 +65,11 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class NetworkRun:
-    """A network on the simulated chip.
+    """A network on the chip.
 
     ``output`` is the network's own, float32 (N, ...); ``counters`` add up the chip stages, of a mesh as in
-    ``Backend.counters``; ``seconds`` is the time spent simulating; ``reference`` what it was compared with.
+    ``Backend.counters``, and have cycles if it is ``timed``; ``seconds`` is the time spent running programs;
+    ``reference`` what it was compared with.
     """
 
     output: np.ndarray
@@ -75,6 +78,7 @@ class NetworkRun:
     seconds: float
     comparison: Comparison
     reference: NetworkResult
+    timed: bool = True
 
 
 def simulate_network(
@@ -88,6 +92,7 @@ def simulate_network(
     """Run float32 images (N, C, H, W) as one series; the reference runs beside, on another core.
 
     Without a backend the programs are run by the reference interpreter (model/chip.py), which has no cycles.
+    Of a backend that sees no memory those layers are compared whose output the program stores.
 
     Raises
     ------
@@ -135,8 +140,10 @@ def simulate_network(
             seconds += time.perf_counter() - start
             layers += run.layers
             _add(totals, run.counters)
+            results = [item.name for item in stage.outputs]  # an observed program stores other maps too
             for image, stored in enumerate(run.outputs):
-                for name, found in stored.items():
+                for name in results:
+                    found = stored[name]
                     pictures.append(("output", name, image, found))
                     words[image][name] = found
                     values[image][name] = number_format.decode(found)[None]
@@ -152,6 +159,7 @@ def simulate_network(
         seconds=seconds,
         comparison=comparison,
         reference=reference,
+        timed=backend is not None and backend.counts_cycles,
     )
 
 

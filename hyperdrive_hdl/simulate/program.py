@@ -1,4 +1,4 @@
-"""Runs one chip program on a simulator: streams in and out, a picture of every layer's output."""
+"""Runs one chip program on a backend: streams in and out, a picture of every layer's output."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,10 @@ class LayerRun:
 
 @dataclass(frozen=True, eq=False)
 class ProgramRun:
-    """Outputs of every image by map name, counters of the whole run, and every layer's share."""
+    """Outputs of every image by map name, counters of the whole run, and every layer's share.
+
+    ``layers`` is empty where the backend does not see layers end.
+    """
 
     outputs: tuple[dict[str, np.ndarray], ...]
     counters: Counters
@@ -58,11 +61,12 @@ def run_program(
 
     Parameters
     ----------
-    backend : simulator of ``program.chip`` and ``program.mesh``
+    backend : runs ``program.chip`` and ``program.mesh``
     inputs : for each image, the words of every loaded map, uint16 (C, H, W)
     stall_seed, link_latency, link_faults, chip_faults : of the ``Stimulus``
     picture : called with image, layer and output words as each layer ends on the last chip; each chip's part
-        is from when it ended there, before anything overwrites it
+        is from when it ended there, before anything overwrites it. From a backend that sees no memory, of
+        the layers that the program stores, at the end
     watch : called with the counters every so often
 
     Raises
@@ -105,8 +109,14 @@ def run_program(
                 f"{program.name}: {_the_chip(backend, at)} gave {words.size} words, "
                 f"not {stimulus.output_words[at]}"
             )
+    stored = stored_maps(program, outputs, len(inputs))
+    if not backend.sees_memory:
+        for image, maps in enumerate(stored):
+            for layer in program.layers:
+                if layer.output.map.name in maps:
+                    picture(image, layer, maps[layer.output.map.name])
     return ProgramRun(
-        outputs=stored_maps(program, outputs, len(inputs)),
+        outputs=stored,
         counters=backend.counters(),
         layers=_layer_runs(program, pictures.ends(backend.slowest)),
     )
@@ -133,18 +143,27 @@ def _the_chip(backend: Backend, at: Place) -> str:
 
 def _failure(event: Event, backend: Backend, program: ChipProgram) -> ChipError:
     counters, chip = backend.chip_counters(backend.chip), _the_chip(backend, backend.chip)
-    where = f"{program.name}: in cycle {counters.cycles}, after {counters.layers} layers"
+    cycle = f"in cycle {counters.cycles}, " if backend.counts_cycles else ""
+    where = f"{program.name}: {cycle}after {counters.layers} layers"
     if event is Event.ERROR:
-        code = ErrorCode(counters.error)
-        meaning = ERROR_MEANING[code]
-        if code is ErrorCode.LINK:
-            fault = LinkFault(counters.fault)
-            meaning = f"{meaning} {Side(counters.side).name.lower()}: {fault.name}, {FAULT_MEANING[fault]}"
-        return ChipError(f"{where}: {chip} reports error {code.value} ({code.name}): {meaning}")
+        return ChipError(
+            f"{where}: {chip} reports {error_meaning(counters.error, counters.side, counters.fault)}"
+        )
     if event is Event.OVERRUN:
         return ChipError(f"{where}: {chip} gave more output words than the program stores")
     others = "" if backend.mesh.chips == 1 else ", nor any other"
     return ChipError(f"{where}: {chip} makes no progress{others}")
+
+
+def error_meaning(error: int, side: int = 0, fault: int = 0) -> str:
+    """A chip's error status in words; one that isa.py does not know as it is."""
+    if error not in set(ErrorCode):
+        return f"error {error}, which has no meaning"
+    code = ErrorCode(error)
+    meaning = ERROR_MEANING[code]
+    if code is ErrorCode.LINK:
+        meaning += f" {Side(side).name.lower()}: {LinkFault(fault).name}, {FAULT_MEANING[LinkFault(fault)]}"
+    return f"error {code.value} ({code.name}): {meaning}"
 
 
 ERROR_MEANING = {
