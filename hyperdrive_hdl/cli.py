@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -185,6 +186,43 @@ def _testbench(job: _Job) -> "Testbench | None":
         return export_testbench(compiled, images)
 
 
+def _fpga(job: _Job) -> int:
+    from .report.fpga import board_table, fpga_facts, fpga_lines
+    from .session import announce_place_and_route
+    from .targets.boards import BOARDS, board_by_name
+
+    arguments, started = job.arguments, time.monotonic()
+    if arguments.list:
+        job.terminal.show([board_table()])
+        return DONE
+    if not arguments.board:
+        raise ConfigError(f"name a board: {', '.join(BOARDS)}; --list tells more")
+    board = board_by_name(arguments.board)
+    chip = load_chip(arguments.preset or board.default_preset)
+    board.require_packages()
+    from .targets.fpga import build_bitstream
+
+    announce_place_and_route(job.terminal, board.family)
+    # A bitstream is not mixed up with what only the synthesis of another chip has left.
+    place = Path("build", "fpga", board.name, *(["synthesis"] if arguments.synth_only else []))
+    with OutputFolder(arguments.output or place, chip) as folder:
+        build = build_bitstream(
+            board,
+            chip,
+            folder,
+            job.terminal.step,
+            clock_mhz=arguments.clock,
+            baud=arguments.baud,
+            seed=arguments.seed,
+            synth_only=arguments.synth_only,
+        )
+        facts = fpga_facts(build, round(time.monotonic() - started, 1))
+        folder.write("report.json", facts.to_json())
+    job.write_json(facts.to_json())
+    job.terminal.show(fpga_lines(facts))
+    return DONE
+
+
 def _paper(job: _Job) -> int:
     from .report.paper import differences, paper_facts, render
     from .session import announce_yosys
@@ -227,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     verilog.add_argument(
         "--input", type=Path, metavar="INPUT.npy", help="images for the testbench, float32, NCHW"
     )
+    _add_fpga(commands)
     paper = commands.add_parser(
         "paper", help="the paper's tables recomputed and measured, its misprints named", allow_abbrev=False
     )
@@ -255,6 +294,29 @@ def _add(
     parser.add_argument("-o", "--output", type=Path, default=place, metavar="DIR", help=f"default {place}")
     _add_common(parser, command)
     return parser
+
+
+def _add_fpga(commands) -> None:
+    fpga = commands.add_parser(
+        "fpga",
+        help="build a bitstream for a board",
+        description="Build a bitstream of a chip for a board. Ends with status 3 where the clock is not met.",
+        allow_abbrev=False,
+    )
+    fpga.add_argument("board", nargs="?", metavar="BOARD", help="see --list")
+    chips = "the chip: a preset or a description file (default: the board's first preset)"
+    fpga.add_argument("-c", "--chip", dest="preset", metavar="PRESET|FILE.toml", help=chips)
+    fpga.add_argument("--list", action="store_true", help="boards, their presets, how far these have come")
+    fpga.add_argument("--clock", type=float, metavar="MHZ", help="default: the preset's")
+    fpga.add_argument("--baud", type=int, metavar="N", help="of the serial line (default: the board's)")
+    fpga.add_argument(
+        "--seed", type=_seed, default=1, metavar="N", help="of place and route (default %(default)s)"
+    )
+    fpga.add_argument("--synth-only", action="store_true", help="stop when the size is known")
+    place = "default build/fpga/BOARD"
+    fpga.add_argument("-o", "--output", type=Path, metavar="DIR", help=place)
+    _add_common(fpga, _fpga)
+    fpga.set_defaults(chip=DEFAULT_CHIP, mesh="1x1", **dict.fromkeys(CHIP_CHANGES))
 
 
 def _add_chip_changes(parser: argparse.ArgumentParser) -> None:

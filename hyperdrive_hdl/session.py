@@ -11,7 +11,7 @@ from .report.facts import REFERENCE
 from .report.terminal import Terminal
 from .simulate.backend import Backend, Counters, check_mesh
 from .simulate.network import NetworkRun, simulate_network
-from .tools import yosys_is_warm
+from .tools import tool_is_warm, yosys_is_warm
 
 FIRST_YOSYS = (
     "first start of Yosys on this machine: its WebAssembly is compiled now, about a minute, "
@@ -23,6 +23,13 @@ def announce_yosys(terminal: Terminal) -> None:
     """Tell why the next step takes a minute, where it will."""
     if not yosys_is_warm():
         terminal.say(FIRST_YOSYS)
+
+
+def announce_place_and_route(terminal: Terminal, family: str) -> None:
+    """The same of the tools for an FPGA of that family."""
+    announce_yosys(terminal)
+    if not tool_is_warm(f"nextpnr-{family}"):
+        terminal.say("first start of nextpnr on this machine: it is compiled likewise, another minute")
 
 
 def build_engine(

@@ -64,7 +64,9 @@ def run(command: Sequence[str], *, cwd: Path, what: str, name: str | None = None
         # Yosys prints its error before what it had buffered: show errors wherever they stand.
         shown = [line for line in lines[:-20] if "error" in line.lower()][:10] + lines[-20:]
         tail = "\n".join(shown)
-        raise ToolError(f"{what}: {name or Path(command[0]).name} failed with status {process.returncode}:\n{tail}")
+        raise ToolError(
+            f"{what}: {name or Path(command[0]).name} failed with status {process.returncode}:\n{tail}"
+        )
     return output
 
 

@@ -1,4 +1,4 @@
-"""The boards that a chip can be built for: a few lines each. Importing this loads neither Amaranth nor boards."""
+"""The boards that a chip can be built for, a few lines each. Importing this does not load Amaranth."""
 
 import importlib
 import importlib.util
@@ -91,19 +91,18 @@ class Board:
         packages = PACKAGES[self.family]
         return [pip for module, pip in packages.items() if importlib.util.find_spec(module) is None]
 
-    def make_platform(self) -> "Platform":
-        """A new Amaranth platform with the UART that this board is used with.
-
-        Raises
-        ------
-        UserError : a Python package is missing; names pip's command
-        """
+    def require_packages(self) -> None:
+        """Raises ``UserError``, with pip's command, where a package is missing."""
         missing = self.missing_packages()
         if missing:
             raise UserError(
                 f"board {self.name} needs Python packages that are not installed; "
                 f"run `pip install {' '.join(missing)}`"
             )
+
+    def make_platform(self) -> "Platform":
+        """A new Amaranth platform with the UART that this board is used with; packages as above."""
+        self.require_packages()
         module, name = self.platform
         kind = getattr(importlib.import_module(f"amaranth_boards.{module}"), name)
         options = {"toolchain": "Apicula"} if self.family == "gowin" else {}

@@ -23,8 +23,8 @@ Range = tuple[float, float]
 class PllFamily:
     """What a kind of PLL can do: limits in MHz, dividers.
 
-    The oscillator, over ``reference``, is compared with the VCO over ``multiplier``; the clock is the VCO over
-    ``output``. Where ``feedback_is_output``, the VCO is fed back behind the output divider, so that
+    The oscillator, over ``reference``, is compared with the VCO over ``multiplier``; the clock is the VCO
+    over ``output``. Where ``feedback_is_output``, the VCO is fed back behind the output divider, so that
     ``multiplier`` is a multiple of ``output``, and ``multipliers`` limits their ratio.
     """
 
@@ -112,7 +112,7 @@ class PllSettings:
 
 
 def pll_settings(family: PllFamily, oscillator_mhz: float, clock_mhz: float) -> PllSettings:
-    """The settings whose clock is nearest; of those the fastest comparison, then the VCO nearest to its middle.
+    """The settings whose clock is nearest; of those the fastest comparison, then the middlemost VCO.
 
     Raises
     ------
@@ -165,8 +165,8 @@ def _fraction(mhz: float) -> Fraction:
 
 
 class ClockAndReset(Elaboratable):
-    """Drives domain ``sync``, which the parent has, from the board's oscillator by way of a PLL; in reset until
-    that has locked for a while.
+    """Drives domain ``sync``, which the parent has, from the board's oscillator by way of a PLL; holds it in
+    reset until that has locked for a while.
 
     Parameters
     ----------

@@ -22,6 +22,7 @@ from .fpga_top import CORE, FpgaTop, baud_divisor, board_pll
 Progress = Callable[[str], AbstractContextManager]
 
 TOP = "top"
+MAX_CLOCK_MHZ = 1000
 # Where the tools' logs and reports end up after a step has failed.
 FAILED = "failed"
 
@@ -49,8 +50,8 @@ _DSPS = {"ecp5": r"MULT18X18D", "ice40": r"SB_MAC16", "gowin": r"MULT\w+"}
 class Utilisation:
     """What a design takes of its FPGA.
 
-    ``luts`` are LUT4 and two for each pair of carries (ECP5), logic cells (iCE40, as packed), LUTs and carries
-    (Gowin); ``large_rams`` the iCE40's SPRAMs; ``sites`` what nextpnr counts: used and available by kind.
+    ``luts`` are LUT4 and two for each pair of carries (ECP5), logic cells as packed (iCE40), LUTs and
+    carries (Gowin); ``large_rams`` the iCE40's SPRAMs; ``sites`` what nextpnr counts: used and available.
     """
 
     luts: int
@@ -121,8 +122,8 @@ def modules_under(rtlil: str, module: str) -> list[str]:
 def preparation(chip: ChipConfig, core: Core) -> str:
     """Yosys commands before synthesis.
 
-    The chip's memories lose their initial contents, which large RAMs cannot have and nothing reads; ROMs around
-    the chip keep theirs. Of several tiles one is mapped and the others are its copies: a sixth of the time.
+    The chip's memories lose their initial contents, which large RAMs cannot have and nothing reads; ROMs
+    around it keep theirs. Of several tiles one is mapped and the others are its copies: a sixth of the time.
     """
     bodies = dict(re.findall(r"^module \\(\S+)$(.*?)^end$", core.rtlil, re.MULTILINE | re.DOTALL))
     filled = [name for name in core.chip_modules if "$meminit_v2" in bodies[name]]
@@ -143,8 +144,8 @@ def build_plan(
     UserError : a Python package is missing
     """
     target = board.clock_mhz(chip.name) if clock_mhz is None else clock_mhz
-    if target <= 0:
-        raise ConfigError(f"a clock must be more than 0 MHz, not {target:g}")
+    if not 0 < target < MAX_CLOCK_MHZ:  # not a number is refused too
+        raise ConfigError(f"a clock must be more than 0 and less than {MAX_CLOCK_MHZ} MHz, not {target:g}")
     pll = board_pll(board, target)
     clock_hz = round(board.oscillator_mhz * 1_000_000) if pll is None else round(pll.clock * 1_000_000)
     baud = board.baud if baud is None else baud

@@ -35,11 +35,13 @@ def baud_divisor(clock_hz: int, baud: int) -> int:
     ------
     ConfigError : no whole number of cycles comes near enough
     """
+    if baud < 1:
+        raise ConfigError(f"a baud rate must be at least 1, not {baud}")
     divisor = max(1, round(clock_hz / baud))
     if divisor < LEAST_DIVISOR or abs(Fraction(clock_hz, divisor * baud) - 1) > BAUD_TOLERANCE:
         raise ConfigError(
-            f"{baud} baud cannot be made from a clock of {clock_hz / 1e6:g} MHz: a bit must be a whole number "
-            f"of at least {LEAST_DIVISOR} cycles to within 2 %; the nearest is "
+            f"{baud} baud cannot be made from a clock of {clock_hz / 1e6:g} MHz: a bit must be a whole "
+            f"number of at least {LEAST_DIVISOR} cycles to within 2 %; the nearest is "
             f"{clock_hz / max(divisor, LEAST_DIVISOR):.0f} baud"
         )
     return divisor
