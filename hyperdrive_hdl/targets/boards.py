@@ -43,6 +43,7 @@ class Board:
     baud : of the serial line, what the board's USB bridge does
     alive, busy, error : LEDs; a board with two has none for busy
     high : pins that the board wants driven high
+    constraints : file in constraints/ that the build's constraints end with, if there is one
     uart : pins of a header, where the board has no USB bridge: (connector, number, rx, tx)
     program_buffer, maps_buffer, output_buffer : words between the line and the chip
     loader : the command that loads the file of ``bitstream``
@@ -63,6 +64,7 @@ class Board:
     bitstream: str
     baud: int = 1_000_000
     high: tuple[Pin, ...] = ()
+    constraints: str | None = None
     uart: tuple[str, int, str, str] | None = None
     program_buffer: int = 2048
     maps_buffer: int = 512
@@ -136,6 +138,7 @@ def _ulx3s(size: int, **more) -> Board:
         busy=("led", 1),
         error=("led", 2),
         high=(("esp32", 0, "gpio0"),),  # low would let the board's ESP32 start its own loader
+        constraints="ulx3s.lpf",
         loader="openFPGALoader -b ulx3s hyperdrive.bit",
         bitstream="hyperdrive.bit",
         **more,
@@ -154,6 +157,7 @@ def _orangecrab(size: int, **more) -> Board:
         error=("rgb_led", 0, "r"),
         # Its USB socket goes straight to the FPGA: the line is on the header, where a Feather has it, 3.3 V.
         uart=("io", 0, "0", "1"),
+        constraints="orangecrab.lpf",
         loader="dfu-util -a 0 -D hyperdrive.dfu",
         bitstream="hyperdrive.dfu",
         **more,

@@ -187,7 +187,6 @@ class ClockAndReset(Elaboratable):
             m.submodules.oscillator = oscillator = io.Buffer("i", pin)
             instance = _ecp5_pll if self._settings.family is ECP5 else _gowin_pll
             m.submodules.pll = instance(self._settings, oscillator.i, clock, locked, platform)
-        platform.add_clock_constraint(clock, float(self._settings.clock * 1_000_000))
 
         m.domains.start = ClockDomain("start", reset_less=True, local=True)
         waited = Signal(range(RESET_CYCLES))

@@ -171,13 +171,15 @@ def build_plan(
 
 def board_constraints(board: Board) -> str:
     """What constraints/ has for the board; nothing for most."""
+    if board.constraints is None:
+        return ""
     # In a wheel the folder lies in the package, in the source tree beside it.
     package = Path(__file__).parent.parent
-    for folder in (package / "constraints", package.parent / "constraints"):
-        if (folder / "README.md").is_file():
-            path = folder / f"{board.name}.{_CONSTRAINTS[board.family]}"
-            return "\n" + path.read_text(encoding="utf-8") if path.is_file() else ""
-    raise ToolError(f"the folder constraints/ is missing beside {package}; reinstall the package")
+    for folder in (package, package.parent):
+        path = folder / "constraints" / board.constraints
+        if path.is_file():
+            return "\n" + path.read_text(encoding="utf-8")
+    raise ToolError(f"{package.parent / 'constraints' / board.constraints} is missing; reinstall the package")
 
 
 def build_bitstream(

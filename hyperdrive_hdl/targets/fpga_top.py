@@ -95,5 +95,5 @@ class FpgaTop(Elaboratable):
         if key not in requested:
             requested[key] = platform.request(resource, number, dir="-")
         port = getattr(requested[key], part[0]) if part else requested[key]
-        m.submodules[name] = buffer = io.Buffer("o", port)
+        m.submodules[f"{name}_pin"] = buffer = io.Buffer("o", port)
         m.d.comb += buffer.o.eq(value)
