@@ -172,7 +172,7 @@ class Backend(ABC):
 
     @property
     def sees_memory(self) -> bool:
-        """``LAYER_DONE`` is told and ``memory`` can be looked at; where not, maps are what the program stores."""
+        """``LAYER_DONE`` is told and ``memory`` can be asked; else maps are what the program stores."""
         return True
 
     @property
