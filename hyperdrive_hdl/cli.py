@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,19 @@ from .arith.formats import ACCUMULATORS, FORMATS
 from .config import MAX_ADDER_LATENCY, ChipConfig, MeshConfig
 from .errors import ChipError, ConfigError, HyperdriveError
 from .files import OutputFolder, json_text, read_images, replaced
+from .host.port import DEFAULT_BAUD
 from .presets import PRESETS, load_chip
 from .report.terminal import Terminal
 
 if TYPE_CHECKING:
+    from .compiler.ir import CompiledNetwork
+    from .report.facts import RunFacts
+    from .simulate.network import NetworkRun
     from .targets.testbench import Testbench
 
 DEFAULT_CHIP = "tiny"
 ENGINES = ("cxxrtl", "verilator", "pysim", "reference")
+OBSERVE = ("layers", "output")  # what a board stores
 
 CHIP_CHANGES = ("format", "accumulator", "adder_latency")  # options that change the chip
 
@@ -51,10 +57,9 @@ class _Job:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
         self.mesh = MeshConfig.parse(arguments.mesh)
-        changes = {name: getattr(arguments, name) for name in CHIP_CHANGES}
-        self.chip: ChipConfig = load_chip(arguments.chip).replace(
-            **{name: value for name, value in changes.items() if value is not None}
-        )
+        given = {name: getattr(arguments, name) for name in CHIP_CHANGES}
+        self.changes = {name: value for name, value in given.items() if value is not None}
+        self.chip: ChipConfig = load_chip(arguments.chip or DEFAULT_CHIP).replace(**self.changes)
         self.terminal = Terminal(quiet=arguments.quiet)
 
     def folder(self) -> OutputFolder:
@@ -85,13 +90,17 @@ def _demo(job: _Job) -> int:
 
 
 def _run(job: _Job) -> int:
+    if job.arguments.port:
+        return _run_on_board(job)
     from .compiler.compile import compile_model
-    from .report.facts import REFERENCE, run_facts
-    from .report.tables import mismatch_lines, run_lines
-    from .report.timeline import write_timelines
+    from .report.facts import REFERENCE
     from .session import build_engine, run_on_engine
 
     arguments = job.arguments
+    for option in ("baud", "observe"):
+        if getattr(arguments, option) is not None:
+            raise ConfigError(f"--{option} is for boards: give --port too, or leave it away")
+    arguments.engine = arguments.engine or ENGINES[0]
     if arguments.engine == REFERENCE and (arguments.vcd or arguments.stall_seed is not None):
         raise ConfigError(
             "--engine reference knows no cycles: leave --vcd and --stall-seed away, or take another engine"
@@ -104,13 +113,72 @@ def _run(job: _Job) -> int:
             backend = build_engine(arguments.engine, job.chip, job.terminal, mesh=job.mesh, vcd=vcd)
             with backend or nullcontext():
                 run = run_on_engine(compiled, images, backend, job.terminal, stall_seed=arguments.stall_seed)
-        facts = run_facts(compiled, run, arguments.engine, len(images))
-        folder.write("output.npy", run.output)
-        pictures = write_timelines(folder, compiled, len(images))
+        facts, pictures = _run_results(folder, compiled, run, arguments.engine, len(images))
+    return _show_run(job, folder, facts, pictures)
+
+
+def _run_on_board(job: _Job) -> int:
+    from .compiler.compile import compile_model
+    from .host.backend import BoardBackend
+    from .report.facts import BOARD
+    from .session import board_chip, connect_board, run_on_engine
+
+    arguments = job.arguments
+    excluded = {"engine": arguments.engine, "vcd": arguments.vcd, "stall-seed": arguments.stall_seed}
+    for option, value in excluded.items():
+        if value is not None:
+            raise ConfigError(f"--port runs on a board, --{option} is for simulators: leave one of them away")
+    if job.mesh.chips > 1:
+        raise ConfigError(f"--port runs on one chip: leave --mesh {job.mesh} away")
+    observe = arguments.observe or OBSERVE[0]
+    with connect_board(arguments.port, arguments.baud or DEFAULT_BAUD, job.terminal) as board:
+        job.chip = board_chip(board, arguments.chip, job.changes)
+        compiled = compile_model(arguments.model, job.chip, observe=observe == "layers")
+        images = read_images(arguments.input, compiled.network.input_shape)
+        with job.folder() as folder:
+            run = run_on_engine(compiled, images, BoardBackend(job.chip, board), job.terminal)
+            facts, pictures = _run_results(folder, compiled, run, BOARD, len(images))
+    if run.timed and observe == "layers":
+        note = "cycles are counted with the stores of every layer; --observe output goes without"
+        facts = replace(facts, notes=(*facts.notes, note))
+    return _show_run(job, folder, facts, pictures)
+
+
+def _run_results(
+    folder: OutputFolder, compiled: "CompiledNetwork", run: "NetworkRun", engine: str, images: int
+) -> tuple["RunFacts", list[str]]:
+    """Facts of a run, and the names of the timelines written beside its output."""
+    from .report.facts import run_facts
+    from .report.timeline import write_timelines
+
+    folder.write("output.npy", run.output)
+    return run_facts(compiled, run, engine, images), write_timelines(folder, compiled, images)
+
+
+def _show_run(job: _Job, folder: OutputFolder, facts: "RunFacts", pictures: Sequence[str]) -> int:
+    from .report.tables import mismatch_lines, run_lines
+
     job.write_json(facts.to_json())
     wrote = [folder.path / name for name in ("output.npy", *pictures)]
     job.terminal.show([*run_lines(facts), "", *(f"wrote {path}" for path in wrote)])
     return job.verdict(list(mismatch_lines(facts)))
+
+
+def _selftest(job: _Job) -> int:
+    from .host.backend import BoardBackend
+    from .host.selftest import selftest
+    from .report.tables import chip_line, selftest_lines
+    from .session import board_chip, connect_board
+
+    arguments = job.arguments
+    with connect_board(arguments.port, arguments.baud or DEFAULT_BAUD, job.terminal) as board:
+        job.chip = board_chip(board, arguments.chip, job.changes)
+        job.terminal.say(chip_line(job.chip, job.mesh))
+        with job.terminal.step("testing"):
+            found = selftest(BoardBackend(job.chip, board))
+    job.write_json(found.to_json())
+    job.terminal.show(selftest_lines(found))
+    return job.verdict([f"{part.name}: {part.first}" for part in found.parts if part.failed])
 
 
 def _compile(job: _Job) -> int:
@@ -248,8 +316,12 @@ def _parser() -> argparse.ArgumentParser:
 
     _add(commands, "demo", _demo, "run the bundled digits network on the RTL and write a report")
     run = _add(commands, "run", _run, "compile, simulate the RTL, compare with the reference", model, images)
+    run.add_argument("--engine", choices=ENGINES, help=f"who simulates it (default {ENGINES[0]})")
+    _add_port(run, required=False)
     run.add_argument(
-        "--engine", choices=ENGINES, default=ENGINES[0], help="who runs it (default %(default)s)"
+        "--observe",
+        choices=OBSERVE,
+        help=f"what the board stores and is compared by (default {OBSERVE[0]}, every layer's output)",
     )
     run.add_argument("--vcd", type=Path, metavar="FILE", help="write a waveform")
     run.add_argument("--stall-seed", type=_seed, metavar="N", help="random stalls on every stream and link")
@@ -266,6 +338,16 @@ def _parser() -> argparse.ArgumentParser:
         "--input", type=Path, metavar="INPUT.npy", help="images for the testbench, float32, NCHW"
     )
     _add_fpga(commands)
+    test = commands.add_parser(
+        "selftest",
+        help="check a board's line, memories and arithmetic, and name what fails",
+        description="Check the line, the memories and the arithmetic of a board; what fails is named.",
+        allow_abbrev=False,
+    )
+    _add_port(test, required=True)
+    _add_chip(test)
+    _add_common(test, _selftest)
+    test.set_defaults(mesh="1x1")
     paper = commands.add_parser(
         "paper", help="the paper's tables recomputed and measured, its misprints named", allow_abbrev=False
     )
@@ -286,14 +368,28 @@ def _add(
     )
     for argument, metavar, text in positional:
         parser.add_argument(argument, metavar=metavar, type=Path, help=text)
-    chips = f"the chip: {', '.join(PRESETS)}, or a description file (default {DEFAULT_CHIP})"
-    parser.add_argument("-c", "--chip", default=DEFAULT_CHIP, metavar="PRESET|FILE.toml", help=chips)
-    _add_chip_changes(parser)
+    _add_chip(parser)
     parser.add_argument("--mesh", default="1x1", metavar="RxC", help="rows x columns of chips (default 1x1)")
     place = Path("build", name)
     parser.add_argument("-o", "--output", type=Path, default=place, metavar="DIR", help=f"default {place}")
     _add_common(parser, command)
     return parser
+
+
+def _add_chip(parser: argparse.ArgumentParser) -> None:
+    chips = f"the chip: {', '.join(PRESETS)}, or a description file (default {DEFAULT_CHIP}, or the board's)"
+    parser.add_argument("-c", "--chip", metavar="PRESET|FILE.toml", help=chips)
+    _add_chip_changes(parser)
+
+
+def _add_port(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """The options of a board; ``baud`` is None where it was not given."""
+    parser.add_argument(
+        "--port", required=required, metavar="PORT", help="serial port of a board, e.g. /dev/ttyUSB0"
+    )
+    parser.add_argument(
+        "--baud", type=_baud, metavar="N", help=f"of that port (default {DEFAULT_BAUD}, the boards')"
+    )
 
 
 def _add_fpga(commands) -> None:
@@ -335,6 +431,13 @@ def _add_common(parser: argparse.ArgumentParser, command: Callable[[_Job], int])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors and differences")
     parser.set_defaults(command=command)
+
+
+def _baud(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if not 1 <= value <= 100_000_000:
+        raise argparse.ArgumentTypeError(f"must be a rate in bits per second, not {text!r}")
+    return value
 
 
 def _seed(text: str) -> int:

@@ -1,17 +1,23 @@
 """Runs that the command line and the demo share: a network on an engine, with progress on the terminal."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .compiler.ir import CompiledNetwork
 from .config import ChipConfig, MeshConfig
+from .errors import ConfigError
 from .perf.network import series_timing
+from .presets import PRESETS, load_chip
 from .report.facts import REFERENCE
 from .report.terminal import Terminal
 from .simulate.backend import Backend, Counters, check_mesh
 from .simulate.network import NetworkRun, simulate_network
 from .tools import tool_is_warm, yosys_is_warm
+
+if TYPE_CHECKING:
+    from .host.client import Board
 
 FIRST_YOSYS = (
     "first start of Yosys on this machine: its WebAssembly is compiled now, about a minute, "
@@ -58,6 +64,46 @@ def build_engine(
         return make_backend(engine, chip, mesh=mesh, vcd=vcd)
 
 
+def connect_board(port: str, baud: int, terminal: Terminal) -> "Board":
+    """The board at a serial port.
+
+    Raises
+    ------
+    UserError : the port cannot be opened
+    ToolError : no board answers
+    """
+    from .host.client import Board
+    from .host.port import open_port
+
+    board = Board(open_port(port, baud))
+    try:
+        with terminal.step(f"looking for a board at {port}"):
+            board.connect()
+    except BaseException:
+        board.close()
+        raise
+    return board
+
+
+def board_chip(board: "Board", chosen: str | None, changes: dict) -> ChipConfig:
+    """The chip that was ``chosen`` (a preset or a file), else the preset that the board says it has.
+
+    Raises
+    ------
+    ConfigError : the board names no preset
+    UserError : the board has another chip
+    """
+    preset = board.identity.preset
+    if chosen is None and preset not in PRESETS:
+        raise ConfigError(
+            f"the board has chip {preset!r}, which is no preset ({', '.join(PRESETS)}): give the description "
+            f"that its bitstream was made from with -c FILE.toml"
+        )
+    chip = load_chip(chosen or preset).replace(**changes)
+    board.check(chip)
+    return chip
+
+
 def run_on_engine(
     compiled: CompiledNetwork,
     images: np.ndarray,
@@ -66,18 +112,22 @@ def run_on_engine(
     *,
     stall_seed: int | None = None,
 ) -> NetworkRun:
-    """Simulate a series of images under a progress bar with layer, cycles per second and time left."""
+    """Run a series of images under a progress bar with layer, cycles (or words) per second and time left."""
     programs = compiled.programs
     expected = {}
-    if backend is not None and stall_seed is None:  # random stalls, and the interpreter, have no known length
+    if backend is not None and backend.unit == "words":
+        from .host.backend import words_of
+
+        expected = {name: words_of(program, len(images)) for name, program in programs.items()}
+    elif backend is not None and stall_seed is None:  # random stalls, and the interpreter, have no length
         expected = {
             name: series_timing(program, len(images))[0]["cycles"] for name, program in programs.items()
         }
     done = dict.fromkeys(programs, 0)
-    with terminal.cycles(sum(expected.values()) or None) as progress:
+    with terminal.cycles(sum(expected.values()) or None, backend.unit if backend else "cycles") as progress:
 
         def watch(stage: str, counters: Counters) -> None:
-            done[stage] = counters.cycles
+            done[stage] = backend.done() if backend else counters.cycles
             layers = programs[stage].layers
             image, layer = divmod(counters.layers, len(layers))
             if image < len(images):

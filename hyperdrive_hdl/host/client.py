@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -151,6 +152,12 @@ class Board:
 
     def close(self) -> None:
         self._port.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     # Before a run
 
@@ -399,7 +406,9 @@ class Board:
                 self._wait_factor = max(1.0, 0.9 * self._wait_factor)
             stream.limit = stream.taken + free
         self._layers += (status.layers - self._layers) % WRAP
-        self._there += (status.output_first + status.output_words - self._there) % WRAP
+        # A FETCH may have come between the two: then this tells of fewer than there were.
+        more = (status.output_first + status.output_words - self._there) % WRAP
+        self._there += more if more < WRAP // 2 else 0
         if before != status:
             self._progress()
         if status.error:
