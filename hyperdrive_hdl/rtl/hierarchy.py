@@ -12,21 +12,31 @@ from functools import partial
 from typing import Any, cast
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
+from amaranth.hdl import ClockSignal, Instance, Module, ResetInserter, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 
 def instantiate(
-    m: Module, platform: object, name: str, kind: type[wiring.Component] | partial, **parameters
+    m: Module,
+    platform: object,
+    name: str,
+    kind: type[wiring.Component] | partial,
+    *,
+    reset: Value | None = None,
+    **parameters,
 ) -> Any:
-    """Place a ``kind(**parameters)`` in ``m`` as submodule ``name`` and return its interface."""
+    """Place a ``kind(**parameters)`` in ``m`` as submodule ``name`` and return its interface.
+
+    With ``reset`` it is also reset by that signal, besides the domain's reset.
+    """
     if isinstance(kind, partial):
-        return instantiate(m, platform, name, cast(type, kind.func), **(kind.keywords | parameters))
+        merged = kind.keywords | parameters
+        return instantiate(m, platform, name, cast(type, kind.func), reset=reset, **merged)
     if isinstance(platform, ModuleLibrary):
-        return platform.instantiate(m, name, kind, parameters)
+        return platform.instantiate(m, name, kind, parameters, reset)
     component = kind(**parameters)
-    m.submodules[name] = component
+    m.submodules[name] = component if reset is None else ResetInserter(reset)(component)
     if isinstance(platform, ComponentRecord):
         platform.components[name] = component
     return component
@@ -56,21 +66,28 @@ class ModuleLibrary:
         """RTLIL of ``top`` as module ``name`` with every module under it, children first."""
         self._names.add(name)
         text = rtlil.convert(top, name=name, platform=self, emit_src=False)
-        return "".join([*self._texts, _plain_names(text)])
+        return "".join([*self._texts, _unchecked_reads(_plain_names(text))])
 
     @property
     def module_names(self) -> list[str]:
         """Names of the shared modules, children before parents."""
         return [name for name, _, _ in self._modules.values()]
 
-    def instantiate(self, m: Module, name: str, kind: type[wiring.Component], parameters: dict) -> Any:
+    def instantiate(
+        self,
+        m: Module,
+        name: str,
+        kind: type[wiring.Component],
+        parameters: dict,
+        reset: Value | None = None,
+    ) -> Any:
         key = (kind, tuple(sorted(parameters.items())))
         if key not in self._modules:
             prototype = kind(**parameters)
             module = self._name(kind)
             text = rtlil.convert(prototype, name=module, platform=self, emit_src=False)
             clocked = re.search(r"^  wire width 1 input \d+\s+\\clk$", text, re.MULTILINE) is not None
-            self._texts.append(_plain_names(text))
+            self._texts.append(_unchecked_reads(_plain_names(text)))
             self._modules[key] = (module, prototype, clocked)
         module, prototype, clocked = self._modules[key]
         ports = prototype.signature.create(path=(name,))
@@ -79,7 +96,8 @@ class ModuleLibrary:
             direction = "i" if member.flow is In else "o"
             connections[f"{direction}_{'__'.join(map(str, path))}"] = Value.cast(value)
         if clocked:
-            connections |= {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+            resets = ResetSignal() if reset is None else ResetSignal() | reset
+            connections |= {"i_clk": ClockSignal(), "i_rst": resets}
         m.submodules[name] = Instance(module, **connections)
         return ports
 
@@ -98,3 +116,22 @@ def _plain_names(text: str) -> str:
     return re.sub(
         r"^(module|  cell) (\\\S+)", lambda m: f"{m[1]} {m[2].replace('.', '_')}", text, flags=re.MULTILINE
     )
+
+
+def _unchecked_reads(text: str) -> str:
+    """Memories with the attribute ``no_rw_check``: what a word reads as while it is written does not matter.
+
+    Amaranth cannot say that of a port, and Yosys heeds the attribute only of ports that it makes itself.
+    """
+    lines, unchecked, masked = text.split("\n"), set(), False
+    for at, line in enumerate(lines):
+        if line.startswith("module "):
+            unchecked.clear()
+        elif line.startswith("  memory ") and "  attribute \\no_rw_check 1" in lines[at - 4 : at]:
+            unchecked.add(line.rpartition("\\")[2])
+        elif line.startswith("    parameter \\MEMID "):
+            masked = line.rpartition("\\")[2].strip('"') in unchecked
+        elif line.startswith("    parameter \\COLLISION_X_MASK ") and masked:
+            start, quote, bits = line.partition("'")
+            lines[at] = start + quote + "1" * len(bits)
+    return "\n".join(lines)
