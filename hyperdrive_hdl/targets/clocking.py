@@ -4,9 +4,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
-from amaranth.lib import io
+from amaranth.hdl import (
+    ClockDomain,
+    ClockSignal,
+    DomainRenamer,
+    Elaboratable,
+    Instance,
+    Module,
+    ResetSignal,
+    Signal,
+)
+from amaranth.lib import io, wiring
 from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.wiring import In, Out
 
 from ..errors import ConfigError
 
@@ -189,21 +199,46 @@ class ClockAndReset(Elaboratable):
             m.submodules.pll = instance(self._settings, oscillator.i, clock, locked, platform)
 
         m.domains.start = ClockDomain("start", reset_less=True, local=True)
-        waited = Signal(range(RESET_CYCLES))
-        settled = Signal()
-        reset = Signal(init=1)
-        m.submodules.settled = FFSynchronizer(locked, settled, o_domain="start")
-        with m.If(~settled):
-            m.d.start += [waited.eq(0), reset.eq(1)]
-        with m.Elif(waited == RESET_CYCLES - 1):
-            m.d.start += reset.eq(0)
-        with m.Else():
-            m.d.start += waited.eq(waited + 1)
+        m.submodules.start_up = start_up = DomainRenamer("start")(StartUp(cycles=RESET_CYCLES))
         m.d.comb += [
             ClockSignal("start").eq(clock),
+            start_up.locked.eq(locked),
             ClockSignal("sync").eq(clock),
-            ResetSignal("sync").eq(reset),
+            ResetSignal("sync").eq(start_up.reset),
         ]
+        return m
+
+
+class StartUp(wiring.Component):
+    """Reset until ``locked``, which is asynchronous, has been high for so many cycles on end.
+
+    Parameters
+    ----------
+    cycles : at least 2
+
+    Members
+    -------
+    locked : of the PLL that drives this component's clock
+    reset : a register, high from the start
+    """
+
+    def __init__(self, *, cycles: int):
+        if cycles < 2:
+            raise ValueError(f"cycles must be at least 2, not {cycles!r}")
+        self._cycles = cycles
+        super().__init__({"locked": In(1), "reset": Out(1, init=1)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        settled = Signal()
+        waited = Signal(range(self._cycles))
+        m.submodules.settled = FFSynchronizer(self.locked, settled)
+        with m.If(~settled):
+            m.d.sync += [waited.eq(0), self.reset.eq(1)]
+        with m.Elif(waited == self._cycles - 1):
+            m.d.sync += self.reset.eq(0)
+        with m.Else():
+            m.d.sync += waited.eq(waited + 1)
         return m
 
 

@@ -27,7 +27,8 @@ MAX_CLOCK_MHZ = 1000
 FAILED = "failed"
 
 # Options of synthesis by family. iCE40: the large single-port RAMs and multipliers are used when asked for.
-_SYNTHESIS = {"ecp5": "", "ice40": "-dsp -spram -device u", "gowin": ""}
+# Gowin: the pins have their buffers from Amaranth; Yosys would also give some to modules that are kept apart.
+_SYNTHESIS = {"ecp5": "", "ice40": "-dsp -spram -device u", "gowin": "-noiopads"}
 _CONSTRAINTS = {"ecp5": "lpf", "ice40": "pcf", "gowin": "cst"}
 
 # Cells of Yosys' netlists by what they are; LUTs with how many each takes. CCU2C: two LUTs and their carries.

@@ -73,7 +73,8 @@ class FpgaTop(Elaboratable):
         m.submodules.core = Instance(
             CORE,
             i_clk=ClockSignal(),
-            i_rst=ResetSignal(),
+            # Without a PLL, Amaranth resets all of an ECP5 by GSR, and its domain has no reset.
+            i_rst=ResetSignal(allow_reset_less=True),
             i_rx=rx.i,
             o_tx=tx.o,
             **{f"o_{name}": value for name, value in leds.items()},
