@@ -40,7 +40,7 @@ ALLOWED = {
     "simulate": BASE | ORACLE | {"arith", "rtl", "tools", "simulate"},
     "host": BASE | ORACLE | {"arith", "simulate", "host"},
     "targets": BASE | ORACLE | {"arith", "rtl", "tools", "simulate", "targets", "files"},
-    "report": BASE | ORACLE | {"arith", "simulate", "targets", "files", "data", "report"},
+    "report": BASE | ORACLE | {"arith", "simulate", "host", "targets", "files", "data", "report"},
 }
 TOP = {"cli", "demo", "session", "__main__", "__init__"}
 

@@ -115,12 +115,12 @@ class _Program:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a program gave, cut or filled up to the ``expected`` words; ``broken`` where it did not end."""
+    """What a program gave, filled up to the ``expected`` words; ``broken`` says why some are ``missing``."""
 
     found: np.ndarray
     expected: np.ndarray
-    missing: np.ndarray  # words that never came
-    broken: str | None
+    missing: np.ndarray
+    broken: str
 
     @property
     def wrong(self) -> np.ndarray:
@@ -128,7 +128,7 @@ class _Run:
 
     def describe(self, index: int) -> str:
         if self.missing[index]:
-            return f"word {index} never came: {self.broken}"
+            return self.broken
         return f"word {index} is {self.found[index]:#06x}, not {self.expected[index]:#06x}"
 
 
@@ -180,11 +180,11 @@ class _Selftest:
         found = np.zeros(expected.size, np.uint16)
         found[: given.size] = given
         missing = np.arange(expected.size) >= given.size
-        if broken and given.size == expected.size:
-            missing = np.ones(expected.size, bool)  # it did not end: nothing of it counts
+        if broken:
+            missing[:] = True  # it did not end: nothing of it counts
         self.sent += words.size + fm_in.size
         self.received += expected.size
-        return _Run(found, expected, missing, broken or "the program ended early")
+        return _Run(found, expected, missing, broken or "the chip gave too few words")
 
     # Maps
 

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from ..arith.formats import SEQUENTIAL
 from ..config import ChipConfig, MeshConfig
+from ..host.selftest import Part, SelftestResult
 from .facts import CycleFacts, DemoFacts, EstimateFacts, RunFacts, StageFacts
 
 NODES_SHOWN = 4  # of a stage, before the line is cut
@@ -128,6 +129,30 @@ def special_lines(facts: RunFacts) -> Iterator[str]:
                 f"warning: layer {layer.name}: {number(layer.infinities)} {beyond} and "
                 f"{number(layer.nans)} NaN words; {why}, look at this layer's scale"
             )
+
+
+def selftest_lines(found: SelftestResult) -> Iterator[str | Table]:
+    """What ``hyperdrive selftest`` shows: a row per kind of part, and one per part that fails."""
+    table = Table(title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("part", "left"), ("parts", "right"), ("words", "right"), ("failed", "right")):
+        table.add_column(name, justify=justify)
+    groups: dict[str, list[Part]] = {}
+    for part in found.parts:
+        kind = "lanes" if ", lane " in part.name else part.name.split(",")[0]
+        groups.setdefault(kind, []).append(part)
+    for kind, parts in groups.items():
+        words, failed = sum(part.words for part in parts), sum(part.failed for part in parts)
+        table.add_row(kind, number(len(parts)), number(words), number(failed))
+        for part in parts:
+            if part.failed:
+                table.add_row(Text(f"  {part.name}"), "", number(part.words), number(part.failed))
+    yield ""
+    yield table
+    yield ""
+    yield from (f"note: {note}" for note in found.notes)
+    failing = sum(part.failed > 0 for part in found.parts)
+    verdict = "passed" if found.passed else f"{number(failing)} of {number(len(found.parts))} parts fail"
+    yield f"{verdict}; {number(found.sent)} words sent, {number(found.received)} received"
 
 
 def mismatch_lines(facts: RunFacts) -> Iterator[str]:

@@ -33,7 +33,7 @@ from hyperdrive_hdl.host_link import (
     word_bytes,
 )
 from hyperdrive_hdl.model.chip import _Machine
-from hyperdrive_hdl.model.decode import Load, Program, Store
+from hyperdrive_hdl.model.decode import Load, Program, _params
 
 WRAP = 1 << 16
 
@@ -84,6 +84,7 @@ class InterpretedChip:
         self.step: object = None  # instruction that waits for its words
         self.packets = Program()
         self.rows = self.params = 0  # that it still needs
+        self.coming = 0  # rows of the packet under way
         self.loaded: list[int] = []
 
     def run(self, room: int) -> None:
@@ -124,12 +125,22 @@ class InterpretedChip:
     def _packet(self) -> bool:
         if not self.program:
             return False
+        if self.coming:
+            some = [self.program.popleft() for _ in range(min(self.coming, len(self.program)))]
+            self.packets.rows.put(np.array(some, np.uint64))
+            self.rows -= len(some)
+            self.coming -= len(some)
+            return True
         opcode, operand = self.program[0] >> isa.OPERAND_BITS, self.program[0] & 0x1FFF
         if opcode == isa.Opcode.PARAMS:
             operand = self.config.lanes * operand.bit_count()
         if opcode == 0 or opcode > isa.Opcode.HALT or (not self.started and opcode != isa.Opcode.CONFIG):
             self.error = int(isa.ErrorCode.CONFIG if opcode else isa.ErrorCode.OPCODE)
             return False
+        if opcode == isa.Opcode.WEIGHTS:  # rows are taken as they come
+            self.program.popleft()
+            self.coming = operand
+            return True
         if len(self.program) <= operand:
             return False
         packet = [self.program.popleft() for _ in range(operand + 1)]
@@ -151,12 +162,7 @@ class InterpretedChip:
             self.step, self.packets = conv, Program()
             self.rows = conv.groups * conv.out_blocks * conv.group_channels * conv.taps
             self.params = conv.groups * conv.out_blocks if conv.has_params else 0
-        elif opcode == isa.Opcode.WEIGHTS:
-            self.packets.rows.put(words[1:])
-            self.rows -= operand
         elif opcode == isa.Opcode.PARAMS:
-            from hyperdrive_hdl.model.decode import _params
-
             self.packets.params.put(_params(packet[0] & 3, words[1:], self.config))
             self.params -= 1
         else:
