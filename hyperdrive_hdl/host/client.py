@@ -42,7 +42,9 @@ TIMEOUT = 5.0  # seconds without progress
 READ_SECONDS = 0.002  # that a look at an idle line takes
 ATTEMPTS = 6  # of a request whose answer is waited for
 AHEAD = 0.005  # seconds of bytes written ahead of the line: enough to keep it full, and a FETCH in time
-LEAST_WAIT, MOST_WAIT = 0.02, 1.0  # seconds until frames count as lost, beside the line's own
+LEAST_WAIT = 0.02  # seconds until frames count as lost, beside the line's own and the round trip
+MOST_PARTS = 8  # that a full frame is divided into where frames get lost
+WELL = 16  # arrivals without a loss, after which frames are longer again
 LEAST_POLL, MOST_POLL = 0.001, 0.02  # seconds between questions to a busy chip
 COUNTERS_EVERY = 20.0  # seconds, of the 85 in which 2^32 cycles pass at 50 MHz
 
@@ -74,8 +76,8 @@ class _Stream:
     def can_send(self) -> bool:
         return self.sent < min(self.limit, len(self.data))
 
-    def next_frame(self) -> bytes:
-        count = max(1, WRITE_BYTES // self.data.shape[1])
+    def next_frame(self, parts: int) -> bytes:
+        count = max(1, WRITE_BYTES // parts // self.data.shape[1])
         end = min(self.sent + count, self.limit, len(self.data))
         body = WORDS_HEADER.pack(self.sent % WRAP) + self.data[self.sent : end].tobytes()
         self.sent = end
@@ -120,6 +122,8 @@ class Board:
         self._counted = 0.0
         self._asked: dict[Request, float] = {}  # FETCH and STATUS under way, since when
         self._wait_factor = 1.0
+        self._arrivals = 0  # of words since the last loss
+        self._parts = 1  # of a full frame that are sent and fetched at a time
         self._poll = LEAST_POLL
         self._polled = self._heard = self._moved = self._clock()
 
@@ -305,7 +309,7 @@ class Board:
             for stream in ready:
                 if stream.sent == stream.taken:
                     stream.since = self._clock()
-                line += stream.next_frame()
+                line += stream.next_frame(self._parts)
         if line:
             self._write(bytes(line))
 
@@ -313,16 +317,19 @@ class Board:
         """FETCH what is there, STATUS where nothing else brings one, words again that were lost."""
         now = self._clock()
         for stream in self._streams:
-            if stream.taken < stream.sent and now - stream.since > self._patience(stream):
+            if stream.taken < stream.sent and now - stream.since > self._patience():
                 stream.sent = stream.taken
                 stream.since = now
-                self._wait_factor = min(2 * self._wait_factor, 64.0)
+                self._lost()
         for request, since in list(self._asked.items()):
-            if now - since > self._patience(*self._streams):
+            if now - since > self._patience():
                 del self._asked[request]  # it, or its answer, is lost
-        fetch = self._there > self._got and Request.FETCH not in self._asked
+                self._lost()
+        # Words that are here take up the board's room until a FETCH from behind them.
+        kept = self._status is not None and self._status.output_first != self._got % WRAP
+        fetch = (kept or self._there > self._got) and Request.FETCH not in self._asked
         if fetch:
-            count = min((MAX_BODY - OUTPUT_HEADER.size) // self.identity.map_bytes, 255)
+            count = min((MAX_BODY - OUTPUT_HEADER.size) // self.identity.map_bytes // self._parts, 255)
             self._request(Request.FETCH, FETCH_BODY.pack(self._got % WRAP, count))
         told = Request.STATUS in self._asked or any(stream.taken < stream.sent for stream in self._streams)
         if not told and (fetch or now - self._polled >= self._poll):
@@ -332,12 +339,19 @@ class Board:
             self._counted = now
             self._request(Request.COUNTERS)
 
-    def _patience(self, *streams: _Stream) -> float:
+    def _lost(self) -> None:
+        """Wait longer, where the board is only slow, and send less at a time, where the line is bad."""
+        self._wait_factor *= 2
+        self._arrivals = 0
+        self._parts = min(2 * self._parts, MOST_PARTS)
+
+    def _patience(self) -> float:
         """Seconds after which what the streams have under way counts as lost."""
         under_way = sum((s.sent - s.taken) * s.data.shape[1] for s in self._streams)
         line = 20 * (under_way + 2 * MAX_BODY) / self.identity.baud  # twice 10 bits per byte
+        self._wait_factor = min(self._wait_factor, self._timeout / 10 / LEAST_WAIT)
         wait = self._wait_factor * (2 * self._round_trip + LEAST_WAIT) + line
-        return min(wait, line + MOST_WAIT, self._timeout / 3)
+        return min(wait, line + self._timeout / 10, self._timeout / 3)
 
     def _request(self, request: Request, body: bytes = b"") -> None:
         self._write(frame(request, body))
@@ -403,7 +417,7 @@ class Board:
             if taken > stream.taken:
                 stream.taken, stream.since = taken, self._clock()
                 stream.sent = max(stream.sent, taken)
-                self._wait_factor = max(1.0, 0.9 * self._wait_factor)
+                self._arrived()
             stream.limit = stream.taken + free
         self._layers += (status.layers - self._layers) % WRAP
         # A FETCH may have come between the two: then this tells of fewer than there were.
@@ -436,11 +450,19 @@ class Board:
         self._received.append(words.view("<u2").ravel().astype(np.uint16))
         self._got += len(words)
         self._there = max(self._there, self._got)
+        self._arrived()
         self._progress()
         if self._got > self._expected:
             raise ChipStoppedError(
                 Event.OVERRUN, f"the chip gave more output words than the {self._expected} that are stored"
             )
+
+    def _arrived(self) -> None:
+        """Words have come through: back to the usual, in the end."""
+        self._wait_factor = max(1.0, self._wait_factor / 2)
+        self._arrivals += 1
+        if self._arrivals % WELL == 0:
+            self._parts = max(1, self._parts // 2)
 
     def _take_counters(self, values: list[int]) -> None:
         before = self._counters or dict.fromkeys(COUNTER_NAMES, 0)

@@ -1,4 +1,4 @@
-"""A board in Python, written from host_link.py, and lines to it: one in simulated time, one behind a real pty.
+"""A board in Python, written from host_link.py; lines to it: one in simulated time, one behind a real pty.
 
 The chip is ``EchoChip`` or ``InterpretedChip``; the line delays, and damages what ``damage`` says.
 """
