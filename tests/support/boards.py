@@ -1,4 +1,4 @@
-"""In place of a board's core: a few cells with the same ports, which any FPGA's tools get through in seconds."""
+"""In place of a board's core: a few cells with its ports, which the tools get through in seconds."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring

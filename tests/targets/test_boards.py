@@ -71,8 +71,8 @@ def test_the_status_is_what_was_measured(board):
         assert preset not in board.met_mhz or met, "a figure below the clock is no figure"
 
 
-# What the tools are told, per board: where every wire goes. From the boards' own documents: ULX3S v3 schematic
-# (FTDI's TXD to M1, RXD from L4; GPIO0 of the ESP32 at L2), OrangeCrab's header (pin 0 N17, pin 1 M18), ...
+# Where every wire goes, once more by hand. ULX3S: FTDI's TXD at M1, its RXD at L4, the ESP32's GPIO0 at L2.
+# OrangeCrab: pins 0 and 1 of the header.
 SITES = {
     "ulx3s-85f": {"clk25": "G2", "rx": "M1", "tx": "L4", "led_0": "B2", "led_2": "C1", "gpio0": "L2"},
     "ulx3s-45f": {"clk25": "G2", "rx": "M1", "tx": "L4"},
@@ -127,7 +127,7 @@ def test_leds_that_are_low_when_lit_are_inverted():
 
 
 def test_an_unknown_board_is_refused_with_all_names():
-    with pytest.raises(UserError, match="no board 'ulx4'.*ulx3s-85f.*tang-nano-9k"):
+    with pytest.raises(UserError, match=r"no board 'ulx4'.*ulx3s-85f.*tang-nano-9k"):
         board_by_name("ulx4")
 
 
