@@ -1,9 +1,12 @@
 """A board as a ``Backend``: what runs on a simulator runs on it, seen only through the maps it stores."""
 
+from contextlib import suppress
+
 import numpy as np
 
 from ..compiler.ir import ChipProgram
 from ..config import ChipConfig
+from ..errors import ChipError, ToolError
 from ..host_link import Features
 from ..simulate.backend import Backend, Counters, Event, Place, Stimulus
 from ..simulate.streams import stored_words
@@ -67,12 +70,16 @@ class BoardBackend(Backend):
             status = self._board.status
             if stopped.event is Event.ERROR and status is not None:
                 self._error, self._place = status.error, status.place
+            with suppress(ChipError, ToolError):  # what stopped the run is more worth telling
+                self._count()
             return stopped.event
         if not ended:
             return Event.RUNNING
-        found = self._board.counters() or {}
-        self._counts = Counters(**found)
+        self._count()
         return Event.HALTED
+
+    def _count(self) -> None:
+        self._counts = Counters(**(self._board.counters() or {}))
 
     def chip_counters(self, chip: Place) -> Counters:
         """Of cycles, those of the whole run once it has ended."""

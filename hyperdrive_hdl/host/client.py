@@ -505,7 +505,8 @@ class Board:
             end = self._clock() + max(0.1, self._timeout / ATTEMPTS)
             while Request.COUNTERS in self._asked and self._clock() < end:
                 for kind, body in self._frames():
-                    self._take(kind, body)
+                    if kind == Reply.COUNTERS:
+                        self._take(kind, body)
             if Request.COUNTERS not in self._asked:
                 return dict(self._counters or {})
         raise ChipError("the board has stopped answering: it was asked for its counters")
