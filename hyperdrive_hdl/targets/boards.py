@@ -167,16 +167,16 @@ def _orangecrab(size: int, **more) -> Board:
 BOARDS = {
     board.name: board
     for board in (
-        _ulx3s(85, presets={"ulx3s": 75, "ulx3s-small": 75, "ulx3s-paper": 65}),
-        _ulx3s(45, presets={"ulx3s-small": 75}),
-        _orangecrab(85, presets={"orangecrab": 75, "ulx3s-small": 75}),
+        _ulx3s(85, presets={"ulx3s": 75, "ulx3s-small": 50, "ulx3s-paper": 65}),
+        _ulx3s(45, presets={"ulx3s-small": 50}),
+        _orangecrab(85, presets={"orangecrab": 75, "ulx3s-small": 50}),
         Board(
             name="ecpix5-85f",
             family="ecp5",
             device="ECP5 LFE5UM5G-85F, speed 8",
             platform=("ecpix5", "ECPIX585Platform"),
             oscillator_mhz=100,
-            presets={"ulx3s": 75, "ulx3s-small": 75},
+            presets={"ulx3s": 75, "ulx3s-small": 50},
             alive=("rgb_led", 0, "g"),
             busy=("rgb_led", 1, "b"),
             error=("rgb_led", 2, "r"),

@@ -29,6 +29,8 @@ FAILED = "failed"
 # Options of synthesis by family. iCE40: the large single-port RAMs and multipliers are used when asked for.
 # Gowin: the pins have their buffers from Amaranth; Yosys would also give some to modules that are kept apart.
 _SYNTHESIS = {"ecp5": "", "ice40": "-dsp -spram -device u", "gowin": "-noiopads"}
+# Options of place and route. ECP5: its default router takes many times as long where timing is tight.
+_ROUTING = {"ecp5": ("--router", "router2"), "ice40": (), "gowin": ()}
 _CONSTRAINTS = {"ecp5": "lpf", "ice40": "pcf", "gowin": "cst"}
 
 # Cells of Yosys' netlists by what they are; LUTs with how many each takes. CCU2C: two LUTs and their carries.
@@ -218,7 +220,14 @@ def build_bitstream(
             (work / file).write_text(text, encoding="utf-8")
         with progress(f"synthesis with Yosys, {chip.tpus} TPUs"):
             _tool(synthesis, work, "synthesis")
-        routing = [*_himbaechel(routing), "--seed", str(seed), "--freq", f"{clock:.6f}"]
+        routing = [
+            *_himbaechel(routing),
+            "--seed",
+            str(seed),
+            "--freq",
+            f"{clock:.6f}",
+            *_ROUTING[board.family],
+        ]
         if synth_only:
             with progress("packing into the FPGA's cells"):
                 log = _tool([*_without_output(routing), "--pack-only"], work, "packing")
