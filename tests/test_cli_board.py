@@ -67,18 +67,8 @@ def test_a_network_on_a_board(capsys, images, tmp_path):
 
 def test_only_the_output(capsys, images):
     with line(features=Features(0)) as board:
-        arguments = [
-            "run",
-            MODEL,
-            images,
-            "--port",
-            board.name,
-            "--observe",
-            "output",
-            "--json",
-            "figures.json",
-        ]
-        assert main(arguments) == 0
+        arguments = ["--port", board.name, "--observe", "output", "--json", "figures.json"]
+        assert main(["run", MODEL, images, *arguments]) == 0
     found = figures()
     assert 0 < found["words_compared"] < WORDS
     assert found["cycles"] is None

@@ -1,5 +1,7 @@
 """Boards as a backend: the pictures, comparisons and errors of a simulator, without a view of memory."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from hyperdrive_hdl.errors import ChipError, UserError
 from hyperdrive_hdl.host.backend import BoardBackend, words_of
 from hyperdrive_hdl.host.client import Board
 from hyperdrive_hdl.host_link import Features
+from hyperdrive_hdl.isa import Side
 from hyperdrive_hdl.presets import PRESETS
 from hyperdrive_hdl.report.facts import BOARD, run_facts
 from hyperdrive_hdl.report.tables import run_lines
@@ -46,7 +49,7 @@ def test_stored_maps_are_the_pictures(seed):
 
 
 def test_only_stored_layers_are_seen():
-    program, stage, image = small_program(1)
+    program, _, image = small_program(1)
     seen = []
     run_program(
         board(MINI), program, [image], picture=lambda image, layer, words: seen.append(layer.conv.name)
@@ -106,10 +109,11 @@ def test_errors_are_those_of_a_simulator():
     changed = stimulus(program, [image], program=np.array([0], np.uint64))
     backend.start(changed)
     other, _, _ = small_program(1, MINI.replace(wbuf_depth=20))
-    with pytest.raises(
-        ChipError, match=r"small: after 0 layers: the chip reports error 2 \(CONFIG\): .*another"
-    ):
+    told = "after 0 layers: the chip reports error 2 (CONFIG): the program was made for another chip"
+    with pytest.raises(ChipError, match=re.escape(f"small: in cycle 1000, {told}")):
         run_program(backend, other, [image])
+    with pytest.raises(ChipError, match=re.escape(f"small: {told}")):
+        run_program(board(MINI, features=Features(0)), other, [image])
     run_program(backend, program, [image])
 
 
@@ -124,7 +128,7 @@ def test_a_chip_that_waits_for_ever():
 def test_what_a_board_cannot_do():
     program, _, image = small_program(1)
     backend = board(MINI)
-    fault = LinkFaultInjection((0, 0), 0, LinkAction.DROP)
+    fault = LinkFaultInjection((0, 0), Side.NORTH, LinkAction.DROP)
     for changes in ({"stall_seed": 1}, {"link_faults": (fault,)}):
         with pytest.raises(ValueError, match=r"cannot be given|no link"):
             backend.start(stimulus(program, [image], **changes))

@@ -52,16 +52,16 @@ def test_a_port_that_takes_nothing():
 
 @pytest.mark.parametrize("damage", [None, random_damage(1, lose=3e-4, flip=3e-4)], ids=["well", "damaged"])
 def test_a_run_through_a_real_terminal(damage):
-    with PtyLine(FakeBoard(CHIP, EchoChip(3)), **({"damage": damage} if damage else {})) as line:
-        with Board(open_port(line.name)) as board:
-            board.connect()
-            given = np.random.default_rng(0).integers(0, 1 << 16, 20_000).astype(np.uint16)
-            for _ in range(2):
-                board.reset()
-                board.start(np.array([0x1234] * 999 + [7 << 13], np.uint64), given, given.size)
-                while not board.advance(0.2):
-                    pass
-                np.testing.assert_array_equal(board.outputs, given + np.uint16(3))
+    options = {"damage": damage} if damage else {}
+    with PtyLine(FakeBoard(CHIP, EchoChip(3)), **options) as line, Board(open_port(line.name)) as board:
+        board.connect()
+        given = np.random.default_rng(0).integers(0, 1 << 16, 20_000).astype(np.uint16)
+        for _ in range(2):
+            board.reset()
+            board.start(np.array([0x1234] * 999 + [7 << 13], np.uint64), given, given.size)
+            while not board.advance(0.2):
+                pass
+            np.testing.assert_array_equal(board.outputs, given + np.uint16(3))
 
 
 def test_the_other_end_goes_away():
