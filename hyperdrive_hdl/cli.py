@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .targets.testbench import Testbench
 
 DEFAULT_CHIP = "tiny"
-ENGINES = ("cxxrtl", "verilator", "pysim", "reference")
+ENGINES = ("cxxrtl", "verilator", "pysim", "board-sim", "reference")
 OBSERVE = ("layers", "output")  # what a board stores
 
 CHIP_CHANGES = ("format", "accumulator", "adder_latency")  # options that change the chip
@@ -93,19 +93,27 @@ def _run(job: _Job) -> int:
     if job.arguments.port:
         return _run_on_board(job)
     from .compiler.compile import compile_model
-    from .report.facts import REFERENCE
+    from .report.facts import BOARD_SIM, REFERENCE
     from .session import build_engine, run_on_engine
 
     arguments = job.arguments
-    for option in ("baud", "observe"):
-        if getattr(arguments, option) is not None:
-            raise ConfigError(f"--{option} is for boards: give --port too, or leave it away")
+    if arguments.baud is not None:
+        raise ConfigError("--baud is for boards: give --port too, or leave it away")
     arguments.engine = arguments.engine or ENGINES[0]
+    if arguments.observe and arguments.engine != BOARD_SIM:
+        raise ConfigError(
+            f"--observe is for boards: give --port or --engine {BOARD_SIM} too, or leave it away"
+        )
     if arguments.engine == REFERENCE and (arguments.vcd or arguments.stall_seed is not None):
         raise ConfigError(
             "--engine reference knows no cycles: leave --vcd and --stall-seed away, or take another engine"
         )
-    compiled = compile_model(arguments.model, job.chip, job.mesh)
+    if arguments.engine == BOARD_SIM and arguments.stall_seed is not None:
+        raise ConfigError(
+            f"--engine {BOARD_SIM} has its line to stall it: leave --stall-seed away, or take another engine"
+        )
+    observe = arguments.engine == BOARD_SIM and arguments.observe != "output"
+    compiled = compile_model(arguments.model, job.chip, job.mesh, observe=observe)
     images = read_images(arguments.input, compiled.network.input_shape)
     with job.folder() as folder:
         # A chip's error is what a waveform is looked at for: it is kept then, though not after Ctrl-C.

@@ -10,7 +10,7 @@ from .config import ChipConfig, MeshConfig
 from .errors import ConfigError
 from .perf.network import series_timing
 from .presets import PRESETS, load_chip
-from .report.facts import REFERENCE
+from .report.facts import BOARD_SIM, REFERENCE
 from .report.terminal import Terminal
 from .simulate.backend import Backend, Counters, check_mesh
 from .simulate.network import NetworkRun, simulate_network
@@ -50,18 +50,33 @@ def build_engine(
 
     Raises
     ------
-    ConfigError : a mesh of chips without links
+    ConfigError : a mesh of chips without links, or on a simulated board
     """
     mesh = mesh or MeshConfig()
     check_mesh(chip, mesh)
     if engine == REFERENCE:
         return None
+    if engine == BOARD_SIM:
+        return _build_board(chip, terminal, mesh, vcd)
     from .simulate.engines import make_backend  # loads Amaranth
 
     if engine != "pysim":
         announce_yosys(terminal)
     with terminal.step(f"building the {engine} simulator of chip {chip.name!r}"):
         return make_backend(engine, chip, mesh=mesh, vcd=vcd)
+
+
+def _build_board(chip: ChipConfig, terminal: Terminal, mesh: MeshConfig, vcd: Path | None) -> Backend:
+    """A simulated board with the client at its port."""
+    from .host.simulated import BoardSimBackend
+
+    if mesh.chips > 1:
+        raise ConfigError(f"--engine {BOARD_SIM} runs one chip: leave --mesh {mesh} away")
+    if vcd:
+        raise ConfigError(f"--engine {BOARD_SIM} writes no waveform: leave --vcd away")
+    announce_yosys(terminal)
+    with terminal.step(f"building the simulated board of chip {chip.name!r}"):
+        return BoardSimBackend(chip)
 
 
 def connect_board(port: str, baud: int, terminal: Terminal) -> "Board":

@@ -9,6 +9,7 @@ from ..simulate.network import NetworkRun
 
 REFERENCE = "reference"  # the engine without cycles
 BOARD = "board"  # a chip that is not simulated: it may count cycles, but not by layer
+BOARD_SIM = "board-sim"  # a simulated board behind its serial line: the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def _layer(stage: str, placed: PlacedLayer, macs: int, cycles: int | None, tpus:
 def run_facts(compiled: CompiledNetwork, run: NetworkRun, engine: str, images: int) -> RunFacts:
     """Facts of a finished run; ``engine`` is its name."""
     timed = run.timed
-    simulated = timed and engine != BOARD
+    simulated = timed and engine not in (BOARD, BOARD_SIM)
     tpus = compiled.chip.tpus * compiled.mesh.chips
     cycles_of: dict[str, int] = {}
     for layer_run in run.layers:

