@@ -1,9 +1,12 @@
 """Bridge: the host's requests from a serial line, the chip's streams, the replies (host_link.py)."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..config import ChipConfig
 from ..host_link import COUNTER_NAMES, Features, Identity, Reply, Request, word_bytes
@@ -40,8 +43,8 @@ STATUS_VALUES = {
     "output_words": 2,
 }
 COUNTER_VALUES = dict.fromkeys(COUNTER_NAMES, COUNTER_BITS // 8)
-# What else a byte can be: as in the table, the rest of a value, of a word of OUTPUT.
-LITERAL, REST, WORD = "literal", "rest", "word"
+# Where else a byte can come from: the rest of a value, a word of OUTPUT.
+REST, WORD = "rest", "word"
 
 
 def reply_values(identity: Identity) -> dict[str, int]:
@@ -90,19 +93,26 @@ class Replies(wiring.Component):
     def _table(self, sources: list[str]) -> tuple[data.StructLayout, list[dict], dict[Reply, int]]:
         """Its layout, its entries, and at which one each reply begins.
 
+        low, high : a bit per source, one of them set; with ``is_literal`` the lower ones are the byte itself
         end : the frame is over
         again : the even entry at or before this one is the next
         """
-        layout = data.StructLayout({"literal": 8, "source": range(len(sources)), "end": 1, "again": 1})
+        layout = data.StructLayout(
+            {"low": 8, "high": len(sources) - 8, "is_literal": 1, "end": 1, "again": 1}
+        )
         table: list[dict] = [{}]  # so that the words of OUTPUT begin at an even place
         starts = {}
 
         def entry(source: str, **more):
-            table.append({"source": sources.index(source), **more})
+            selected = 1 << sources.index(source)
+            table.append({"low": selected & 0xFF, "high": selected >> 8, **more})
+
+        def literal(byte: int = 0, **more):
+            table.append({"low": byte, "is_literal": 1, **more})
 
         def begin(reply: Reply, *values: str):
             starts[reply] = len(table)
-            entry(LITERAL, literal=reply)
+            literal(reply)
             for name in values:
                 entry(name)
                 for _ in range(len(self.values[name]) // 8 - 1):
@@ -114,14 +124,15 @@ class Replies(wiring.Component):
             entry(REST)
         table[-1]["again"] = 1
         begin(Reply.STATUS, *STATUS_VALUES)
-        entry(LITERAL, end=1)
+        literal(end=1)
         if Features.COUNTERS in self._identity.features:
             begin(Reply.COUNTERS, "session", *COUNTER_VALUES)
-            entry(LITERAL, end=1)
+            literal(end=1)
         begin(Reply.IDENTITY)
         for byte in self._identity.encode():
-            entry(LITERAL, literal=byte)
-        entry(LITERAL, end=1)
+            literal(byte)
+        literal(end=1)
+        table.append({})  # looked up behind the last one
         return layout, table, starts
 
     def elaborate(self, platform) -> Module:
@@ -129,10 +140,9 @@ class Replies(wiring.Component):
         rest = Signal(
             max(len(self.word), *(len(self.values[name]) for name in self.values.shape().members)) - 8
         )
-        sources = {REST: rest, WORD: self.word} | {
-            name: self.values[name] for name in self.values.shape().members
-        }
-        layout, entries, starts = self._table([LITERAL, *sources])
+        sources = {name: self.values[name] for name in self.values.shape().members}
+        sources |= {REST: rest, WORD: self.word}
+        layout, entries, starts = self._table(list(sources))
         m.submodules.table = table = Memory(shape=layout, depth=len(entries), init=entries)
         read_port = table.read_port()
         entry = read_port.data
@@ -148,18 +158,22 @@ class Replies(wiring.Component):
             read_port.addr.eq(at),
             read_port.en.eq(1),
             self.read.eq(active & ~looked_up),
-            is_word.eq(entry.source == [LITERAL, *sources].index(WORD)),
+            is_word.eq(entry.high[-1]),
             over.eq(entry.end | (is_word & ~(words & self.word_valid & (self.index != self.most_words)))),
             self.content.valid.eq(active & looked_up),
-            self.content.p.data.eq(value[:8]),
+            self.content.p.data.eq(Mux(entry.is_literal, entry.low, value[:8])),
             self.content.p.end.eq(over),
             step.eq(self.content.valid & self.content.ready),
-            value.eq(entry.literal),
+            value.eq(
+                reduce(
+                    or_,
+                    (
+                        Mux(select, source, 0)
+                        for select, source in zip(Cat(entry.low, entry.high), sources.values(), strict=True)
+                    ),
+                )
+            ),
         ]
-        with m.Switch(entry.source):
-            for number, source in enumerate(sources.values(), 1):
-                with m.Case(number):
-                    m.d.comb += value.eq(source)
 
         with m.If(~active):
             m.d.sync += self.index.eq(0)
@@ -200,7 +214,7 @@ class Bridge(wiring.Component):
     rx, tx : the line
     program, fm_in, fm_out : the chip's streams
     status, activity : the chip's
-    chip_reset : for ``RESET_CYCLES`` after a RESET; the chip's streams rest
+    chip_reset : for ``RESET_CYCLES`` after a RESET; what the streams do in its first cycle has no effect
     busy, error : lamps: a program is running; the chip has failed or, since RESET, something damaged has
         come over the line
 
@@ -278,7 +292,9 @@ class Bridge(wiring.Component):
         connect(m, replies.content, framing.content)
         connect(m, framing.bytes, transmitter.bytes)
         m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx)]
-        self._connect_streams(m, program, maps, output)
+        connect(m, program.words, flipped(self.program))
+        connect(m, maps.words, flipped(self.fm_in))
+        connect(m, flipped(self.fm_out), output.write)
         session = Signal(16)
         self._take_requests(m, frames, program, maps, output, replies, session)
         self._tell(m, program, maps, output, replies, session)
@@ -287,26 +303,13 @@ class Bridge(wiring.Component):
         m.d.comb += [self.busy.eq(self.status.busy), self.error.eq(damaged | self.status.error.any())]
         return m
 
-    def _connect_streams(self, m, program, maps, output) -> None:
-        """Held while the chip is in reset, which takes and gives anything."""
-        for ours, theirs in (
-            (program.words, self.program),
-            (maps.words, self.fm_in),
-            (self.fm_out, output.write),
-        ):
-            m.d.comb += [
-                theirs.valid.eq(ours.valid & ~self.chip_reset),
-                theirs.payload.eq(ours.payload),
-                ours.ready.eq(theirs.ready & ~self.chip_reset),
-            ]
-
     def _take_requests(self, m, frames, program, maps, output, replies, session) -> None:
         kind = Signal(Request)
         is_known = Signal()
-        header = Signal(OFFSET_BITS)  # offset or session
+        not_header = Signal(OFFSET_BITS)  # offset or session, inverted
         sizes = {program: self._identity.program_bytes, maps: self._identity.map_bytes}
         widest = max(sizes.values())
-        before = Signal(8 * (widest - 1))  # bytes of a word before the one that comes; FETCH's count stays
+        before = Signal(8 * (widest - 1))  # bytes of a word before the one that comes; FETCH's count
         writing = Signal()
         m.d.comb += writing.eq((kind == Request.PROGRAM) | (kind == Request.MAPS))
         word = Cat(before, frames.byte)
@@ -315,7 +318,7 @@ class Bridge(wiring.Component):
                 with m.Case(1):
                     m.d.sync += [kind.eq(frames.byte), is_known.eq(~frames.byte[len(kind) :].any())]
                 with m.Case(2, 3):
-                    m.d.sync += header.eq(Cat(header[8:], frames.byte))
+                    m.d.sync += not_header.eq(Cat(not_header[8:], ~frames.byte))
             with m.If(writing | (frames.count == 4)):
                 m.d.sync += before.eq(word[8:])
 
@@ -328,18 +331,22 @@ class Bridge(wiring.Component):
         act = steps[-1] & is_known
         short = frames.count == NO_BODY
         asked = {reply: replies.ask[number] for number, reply in enumerate(REPLIES)}
-        m.d.comb += [output.offset.eq(header), replies.most_words.eq(before[-8:])]
-        for buffer, request in ((program, Request.PROGRAM), (maps, Request.MAPS)):
-            size = sizes[buffer]
-            position = Signal(range(max(2, size)), name=f"position_{request.name.lower()}")
-            last = position == size - 1
-            body = frames.valid & (frames.count >= 4)
+        m.d.comb += output.not_offset.eq(not_header)
+        with m.If(output.forget):  # the next frame may come while OUTPUT goes out
+            m.d.sync += replies.most_words.eq(before[-8:])
+        body = frames.valid & (frames.count >= 4)
+        positions = {}  # of the next byte in its word, by the bytes of a word
+        for size in sorted(set(sizes.values())):
+            position = positions[size] = Signal(range(max(2, size)), name=f"position_{size}")
             with m.If(frames.valid & (frames.count == 1)):
                 m.d.sync += position.eq(0)
             with m.Elif(body):
-                m.d.sync += position.eq(Mux(last, 0, position + 1))
+                m.d.sync += position.eq(Mux(position == size - 1, 0, position + 1))
+        for buffer, request in ((program, Request.PROGRAM), (maps, Request.MAPS)):
+            size = sizes[buffer]
+            position = positions[size]
             m.d.comb += [
-                buffer.write.eq(body & last),
+                buffer.write.eq(body & (position == size - 1)),
                 buffer.word.eq(word[8 * (widest - size) :]),
                 buffer.back.eq(Cat(steps[: CRC_BYTES // size]).any()),
                 buffer.finish.eq(steps[-1] | frames.bad),
@@ -349,7 +356,7 @@ class Bridge(wiring.Component):
             ):
                 m.d.comb += [
                     asked[Reply.STATUS].eq(1),
-                    buffer.keep.eq((header == buffer.taken) & ~buffer.overrun),
+                    buffer.keep.eq((not_header == ~buffer.taken) & ~buffer.overrun),
                 ]
 
         reset = Signal()
@@ -372,7 +379,7 @@ class Bridge(wiring.Component):
         with m.Else():
             m.d.sync += reset_left.eq(reset_left - 1)
         with m.If(reset):
-            m.d.sync += [session.eq(header), self.chip_reset.eq(1), reset_left.eq(RESET_CYCLES - 1)]
+            m.d.sync += [session.eq(~not_header), self.chip_reset.eq(1), reset_left.eq(RESET_CYCLES - 1)]
 
     def _tell(self, m, program, maps, output, replies, session) -> None:
         status = self.status

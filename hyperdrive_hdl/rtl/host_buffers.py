@@ -1,6 +1,6 @@
 """Words between the frames of the host and the streams of the chip, in block RAM."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -67,7 +67,7 @@ class CommitBuffer(wiring.Component):
                 "finish": In(1),
                 "keep": In(1),
                 "taken": Out(OFFSET_BITS, init=start),
-                "free": Out(range(depth + 1)),
+                "free": Out(range(depth + 1), init=depth),
                 "words": Out(stream.Signature(width)),
             }
         )
@@ -84,22 +84,26 @@ class CommitBuffer(wiring.Component):
         lost = Signal(range(self._most_lost + 1))  # words behind those written
         settling, keeping = Signal(), Signal()
         full, settled = Signal(), Signal()
-        taken = self.taken[: len(written)]
+        counts = Signal()  # one more word does
         m.d.comb += [
             full.eq(written ^ read == depth),
-            settled.eq(written == taken),
+            settled.eq(written == self.taken[: len(written)]),
+            counts.eq(settling & keeping & ~settled),
             self.overrun.eq(lost != 0),
             write_port.addr.eq(written[:bits]),
             write_port.data.eq(self.word),
             write_port.en.eq(self.write & ~full & ~self.overrun & ~settling),
-            self.free.eq((read - taken)[: len(read)] ^ depth),
             read_port.addr.eq(read[:bits]),
-            read_port.en.eq((read != taken) & (~self.words.valid | self.words.ready) & ~write_port.en),
+            read_port.en.eq(~self.free[bits] & (~self.words.valid | self.words.ready) & ~write_port.en),
             self.words.payload.eq(read_port.data),
         ]
         m.d.sync += self.words.valid.eq(read_port.en | (self.words.valid & ~self.words.ready))
         with m.If(read_port.en):
             m.d.sync += read.eq(read + 1)
+        with m.If(counts):
+            m.d.sync += self.taken.eq(self.taken + 1)
+        with m.If(counts ^ read_port.en):
+            m.d.sync += self.free.eq(self.free + Mux(counts, -1, 1))
 
         unwrite = (self.back & ~self.overrun) | (settling & ~keeping & ~settled)
         with m.If(write_port.en | unwrite):
@@ -112,8 +116,6 @@ class CommitBuffer(wiring.Component):
             m.d.sync += [settling.eq(1), keeping.eq(self.keep)]
         with m.Elif(settled):
             m.d.sync += settling.eq(0)
-        with m.If(settling & keeping & ~settled):
-            m.d.sync += self.taken.eq(self.taken + 1)
         return m
 
 
@@ -121,7 +123,7 @@ class OutputBuffer(wiring.Component):
     """Ring of words that are kept until the host says from which offset on it still needs them.
 
     Latency 1 from ``read`` to ``word`` and ``valid``, which stay. One word in per cycle; not ready while the
-    ring is full or one is read.
+    ring is full, or in a cycle with ``read`` or ``forget``.
 
     Parameters
     ----------
@@ -134,7 +136,8 @@ class OutputBuffer(wiring.Component):
     write : stream of words
     first : offset of the first word that is kept, modulo 2^16
     words : words that are kept
-    forget, offset : drop the words before ``offset``, if it is from ``first`` to ``first + words``
+    forget, not_offset : drop the words before an offset, if it is from ``first`` to ``first + words``; its
+        bits are inverted
     read, index : a word is read, counted from ``first``, at most ``words``
     valid, word : whether it was there, and the word
     """
@@ -149,7 +152,7 @@ class OutputBuffer(wiring.Component):
                 "first": Out(OFFSET_BITS, init=start),
                 "words": Out(range(depth + 1)),
                 "forget": In(1),
-                "offset": In(OFFSET_BITS),
+                "not_offset": In(OFFSET_BITS),
                 "read": In(1),
                 "index": In(range(depth + 1)),
                 "valid": Out(1),
@@ -164,26 +167,34 @@ class OutputBuffer(wiring.Component):
         m.submodules.cells = cells = Memory(shape=self._width, depth=depth, init=[], attrs=NEVER_BOTH)
         write_port = cells.write_port()
         read_port = cells.read_port()
-        # One bit more than an address tells a full ring from an empty one.
-        written = Signal(range(2 * depth), init=self._start % (2 * depth))
-        place = Signal.like(written)
-        dropped = Signal(OFFSET_BITS)
+        written = Signal(bits, init=self._start % depth)
+        place = Signal(bits)
+        # A difference is made as a sum, and both changes of ``words`` with one adder: it takes less logic.
+        not_dropped = Signal(OFFSET_BITS)  # how many words are to be dropped, inverted
+        change = Signal(bits + 1)
+        changed = Signal(bits + 2)
+        within = Signal()
+        writes = self.write.valid & self.write.ready
         m.d.comb += [
-            self.words.eq((written - self.first) & (2 * depth - 1)),
-            self.write.ready.eq(~self.words[bits] & ~self.read),
-            write_port.addr.eq(written[:bits]),
+            self.write.ready.eq(~self.words[bits] & ~self.read & ~self.forget),
+            write_port.addr.eq(written),
             write_port.data.eq(self.write.payload),
-            write_port.en.eq(self.write.valid & self.write.ready),
+            write_port.en.eq(writes),
             place.eq(self.first + self.index),
-            read_port.addr.eq(place[:bits]),
-            read_port.en.eq(~write_port.en),
+            read_port.addr.eq(place),
+            read_port.en.eq(self.read),
             self.word.eq(read_port.data),
-            dropped.eq(self.offset - self.first),
+            not_dropped.eq(self.first + self.not_offset),
+            change.eq(Mux(self.forget, not_dropped, 0)),
+            changed.eq(Cat(C(1, 1), self.words) + Cat(C(1, 1), change) >> 1),
+            within.eq(changed[-1] & not_dropped[bits + 1 :].all()),
         ]
         with m.If(self.read):
-            m.d.sync += self.valid.eq(place != written)
-        with m.If(write_port.en):
+            m.d.sync += self.valid.eq(self.index != self.words)
+        with m.If(writes):
             m.d.sync += written.eq(written + 1)
-        with m.If(self.forget & (dropped <= self.words)):
-            m.d.sync += self.first.eq(self.offset)
+        with m.If(writes | (self.forget & within)):
+            m.d.sync += self.words.eq(changed)
+        with m.If(self.forget & within):
+            m.d.sync += self.first.eq(~self.not_offset)
         return m

@@ -24,9 +24,9 @@ class FrameReceiver(wiring.Component):
     Members
     -------
     bytes : stream, always taken
-    valid : pulse, ``byte`` is the next one of a frame: its kind, its body, its CRC
-    count : bytes of the frame, this one included, ``MOST_COUNTED`` if there are more; until the next frame's
-        first flag
+    valid, byte : pulse, and in that cycle the next byte of a frame: its kind, its body, its CRC
+    count : bytes of the frame, this one included, ``MOST_COUNTED`` if there are more; stays until the first
+        byte of the next frame
     good : pulse, a frame of at least five bytes has ended and its CRC is right
     bad : pulse, it is not right, or too short
     """
@@ -47,6 +47,7 @@ class FrameReceiver(wiring.Component):
         m = Module()
         m.submodules.crc = crc = CRC.create()
         inside = Signal()  # a flag has been seen
+        empty = Signal()  # no byte since
         escaped = Signal()
         ended = Signal()
         bits = Signal(range(9))  # of ``byte``, still to go into the CRC
@@ -57,23 +58,26 @@ class FrameReceiver(wiring.Component):
             is_flag.eq(self.bytes.valid & (given == FLAG)),
             is_escape.eq(self.bytes.valid & (given == ESCAPE)),
             self.valid.eq(bits[3]),
-            ended.eq(is_flag & inside & (self.count.any() | escaped)),
-            self.good.eq(ended & ~escaped & (self.count > CRC_BYTES) & crc.match_detected),
+            ended.eq(is_flag & inside & (~empty | escaped)),
+            self.good.eq(ended & ~escaped & ~empty & (self.count > CRC_BYTES) & crc.match_detected),
             self.bad.eq(ended & ~self.good),
             crc.start.eq(is_flag),
             crc.valid.eq(bits.any()),
             crc.data.eq(self.byte[0]),
         ]
+        m.d.sync += self.byte.eq(Cat(self.byte[1:], self.byte[0]))
         with m.If(bits.any()):
-            # Round: the byte is as before when the CRC has had it.
-            m.d.sync += [self.byte.eq(Cat(self.byte[1:], self.byte[0])), bits.eq(bits - 1)]
+            m.d.sync += bits.eq(bits - 1)
         with m.If(is_flag):
-            m.d.sync += [inside.eq(1), escaped.eq(0), self.count.eq(0)]
+            m.d.sync += [inside.eq(1), empty.eq(1), escaped.eq(0)]
         with m.Elif(is_escape):
             m.d.sync += escaped.eq(1)
         with m.Elif(self.bytes.valid & inside):
-            m.d.sync += [self.byte.eq(given ^ Mux(escaped, ESCAPED_BIT, 0)), bits.eq(8), escaped.eq(0)]
-            with m.If(self.count != MOST_COUNTED):
+            m.d.sync += [self.byte.eq(given ^ Mux(escaped, ESCAPED_BIT, 0)), bits.eq(8)]
+            m.d.sync += [escaped.eq(0), empty.eq(0)]
+            with m.If(empty):
+                m.d.sync += self.count.eq(1)
+            with m.Elif(self.count != MOST_COUNTED):
                 m.d.sync += self.count.eq(self.count + 1)
         return m
 

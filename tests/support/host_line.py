@@ -77,14 +77,11 @@ class HostLine:
 
     async def quiet(self, ctx, byte_times: int = 40) -> None:
         """Wait until everything is sent and nothing has come for so many times of a byte."""
-        seen, left = -1, 0
-        while left:
-            left -= 1
-            if not self.sent or len(self._decoder.bytes) != seen:
-                seen, left = len(self._decoder.bytes), byte_times * 10 * self._divisor
+        seen = quiet = 0
+        while quiet < byte_times * 10 * self._divisor:
             await ctx.tick()
-            if left == 0:
-                break
+            quiet = quiet + 1 if self.sent and len(self._decoder.bytes) == seen else 0
+            seen = len(self._decoder.bytes)
 
     async def ask(self, ctx, kind: int, body: bytes = b"", *, limit: int = 500) -> tuple[int, bytes]:
         """Send a request and wait for the next frame.
