@@ -15,6 +15,7 @@ from .arith.formats import ACCUMULATORS, SEQUENTIAL, Format, format_by_name
 from .errors import ConfigError
 
 MAX_ADDER_LATENCY = 4
+MAX_MEMORY_LATENCY = 5
 
 # Limits set by the instruction fields (isa.py): a 16-bit address, a 13-bit row count.
 MAX_LANES = 64
@@ -54,6 +55,9 @@ class ChipConfig:
         input channels
     adder_latency : stages of the adders and the multiplier; of a sequential accumulator also the number of
         sums that go through it in turn
+    memory_latency : cycles from an access to the feature-map memory to its word. 1; 2 with a register behind
+        the selection of the bank, 3 also where the accesses come in, 4 and 5 also behind and before every
+        SRAM. From 2 on, what all tiles get alike is registered in each. For FPGAs, whose wires are slow
     link_width : data bits of a border link; 0 builds no links, no border and no corner memory
     link_clock : ``synchronous``, all chips of a mesh have one clock, or ``source``, the sender's clock
         travels along
@@ -75,6 +79,7 @@ class ChipConfig:
     format: str = "fp16"
     accumulator: str = "sequential"
     adder_latency: int = 1
+    memory_latency: int = 1
     link_width: int = 0
     link_clock: str = SYNCHRONOUS
     border_depth: int = 512
@@ -111,6 +116,7 @@ class ChipConfig:
                 f"accumulator = {SEQUENTIAL!r}, or another format"
             )
         _check_int(owner, "adder_latency", self.adder_latency, 1, MAX_ADDER_LATENCY)
+        _check_int(owner, "memory_latency", self.memory_latency, 1, MAX_MEMORY_LATENCY)
         self._check_links(owner)
 
     def _check_links(self, owner: str) -> None:

@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from .config import ChipConfig
 
 ISSUE_TO_ACCESS = 1  # from an operation to its memory access
-ISSUE_TO_TERM = 3  # to the term at the tiles: memory, then distribution
+DISTRIBUTION = 1  # from a word of the memory to the term at the tiles
 EXACT_TERM_STAGES = 2  # from a term to the integer that the exact accumulators take
+WEIGHT_READ = 3  # from the place of a weight row to its bits
+RING_READ = 1  # from a tap to the word of the border memory
 PARAMETER_LOOKUP = 1  # from a lane to its scale or bias
-MEMORY_READ = 1
 
 
 @dataclass(frozen=True)
 class Latencies:
     """Stages of an epilogue slot, and cycles of what leads to it.
 
+    memory : cycles from a memory access to its word
+    term : the operation's term is at the tiles
+    broadcast : cycles from the epilogue's control to the tiles: stages below are those at the tiles
     accumulate : cycles from a term at the tile to the held sum that contains it
     select : a lane's held sum is selected
     exact : the exact sum is completed and rounded, in ``exact_stages``, which may be none
@@ -29,6 +33,9 @@ class Latencies:
     write : the result is written
     """
 
+    memory: int
+    term: int
+    broadcast: int
     accumulate: int
     select: int
     exact: int
@@ -49,12 +56,12 @@ class Latencies:
     @property
     def done(self) -> int:
         """Stage in which ``layer_done`` tells that a layer's last word is in memory."""
-        return self.write + 1
+        return self.write + 1 + (self.memory > 2) + (self.memory > 4)
 
     @property
     def bypass_wait(self) -> int:
         """Cycles that a bypass word waits for its sum after it came from memory."""
-        return self.bypass - self.read - MEMORY_READ
+        return self.bypass - self.read - self.memory
 
 
 def latencies(config: ChipConfig) -> Latencies:
@@ -62,19 +69,24 @@ def latencies(config: ChipConfig) -> Latencies:
     format = config.number_format
     units = config.adder_latency
     exact = config.accumulator == "exact"
+    memory = config.memory_latency
+    term = ISSUE_TO_ACCESS + memory + DISTRIBUTION
     in_turn = 1 if units == 1 else units + 1  # operands are registered close to a pipelined adder
     accumulate = EXACT_TERM_STAGES + 1 if exact else in_turn
     exact_stages = 1 + units if exact else 0  # the subtraction of what all lanes share, and the rounder
-    select = ISSUE_TO_TERM + accumulate - 1
+    select = term + accumulate - 1
     multiply = select + 1 + exact_stages
     bias = multiply + units
     bypass = bias + units
     store = bypass + units
     write = store + (format.sums is not format)
-    read = bypass - MEMORY_READ - 1
+    read = bypass - memory - 1
     if (write - read) % 2 == 0:
         read -= 1
     return Latencies(
+        memory=memory,
+        term=term,
+        broadcast=int(memory > 1),
         accumulate=accumulate,
         select=select,
         exact=select + 1,

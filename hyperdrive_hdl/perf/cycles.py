@@ -22,7 +22,10 @@ from .transfers import Span, Traffic, TransferClock
 
 # A descriptor that is taken gives its first sum so many cycles later (rtl/sums.py). The stages of the
 # pipeline are in latencies.py.
-DESCRIPTOR_TO_SUM = 3
+DESCRIPTOR_TO_SUM = 4
+SUM_TO_SUM = 2  # from a sum that is taken to the next that can be
+# The place of a row that is freed may be written so many cycles later (rtl/weight_buffer.py).
+FREED_TO_WRITE = 2
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ class Clock:
         if missing > 0:
             freed = np.concatenate(self.row_releases)
             first = max(0, missing - rows)
-            earliest[rows - (missing - first) :] = np.maximum(start, freed[first:missing] + 1)
+            earliest[rows - (missing - first) :] = np.maximum(start, freed[first:missing] + FREED_TO_WRITE)
         written = in_turn(earliest)
         self.fetch = int(written[-1])
         return written
@@ -316,7 +319,7 @@ class _Convolution:
         layer.end = last_slots[-1] + clock.latencies.done
         layer.issued = [sum.issued for sum in self.sums]
         layer.accesses = self.accesses
-        shown = self.sums[-2].taken + 1 if len(self.sums) > 1 else layer.taken + DESCRIPTOR_TO_SUM
+        shown = self.sums[-2].taken + SUM_TO_SUM if len(self.sums) > 1 else layer.taken + DESCRIPTOR_TO_SUM
         layer.walked = max(shown - 1, layer.begin)
         clock.transfers.add_traffic(
             Traffic(layer.end, self.accesses, mac_banks(conv, clock.config), self._mac_reads)
@@ -362,7 +365,7 @@ class _Convolution:
             clock.fetch += 2 if word % rows == 0 else 1
             place = known + word - clock.config.wbuf_depth
             if place >= 0:
-                clock.fetch = max(clock.fetch, freed[place] + 1)
+                clock.fetch = max(clock.fetch, freed[place] + FREED_TO_WRITE)
             last = row == rows - 1
             earliest = self._first_turn(sum) if row == 0 else int(sum.issued[row - 1]) + self.turns
             if last:
@@ -399,7 +402,7 @@ class _Convolution:
         """Take the next sum into the ring."""
         number, turns = len(self.sums), self.turns
         place = self.sums[number - turns] if number >= turns else None  # which had its place before
-        shown = self.sums[-1].taken + 1 if number else self.layer.taken + DESCRIPTOR_TO_SUM
+        shown = self.sums[-1].taken + SUM_TO_SUM if number else self.layer.taken + DESCRIPTOR_TO_SUM
         sum = _Sum(self.clock.sums, 0, 0, 0)
         sum.taken = self._turn(max(shown, place.entered if place else 0), sum)
         sum.entered = max(sum.taken + turns, int(place.issued[-1]) if place else 0)

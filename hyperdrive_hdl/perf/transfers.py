@@ -12,9 +12,10 @@ import numpy as np
 
 from .. import isa
 from ..config import ChipConfig
+from ..latencies import latencies
 from .banks import transfer_banks
 
-STORE_DRAIN = 4  # cycles from a store's last read until its word has left the FIFO (rtl/transfer.py)
+STORE_FIFO = 3  # cycles from a word that a store has read until it has left the FIFO (rtl/transfer.py)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +116,10 @@ class TransferClock:
         else:
             steps = _steps_around(span.begin, banks, needs_port, set(taken.tolist()), reads)
         span.port = steps[needs_port]
-        last_access = int(span.port[-1]) if len(span.port) else span.begin - STORE_DRAIN
-        span.end = int(steps[-1]) if span.load else max(int(steps[-1]) + 1, last_access + STORE_DRAIN)
+        at = latencies(self._config)
+        drain = at.memory + at.broadcast + STORE_FIFO
+        last_access = int(span.port[-1]) if len(span.port) else span.begin - drain
+        span.end = int(steps[-1]) if span.load else max(int(steps[-1]) + 1, last_access + drain)
 
     def _taken(self, span: Span) -> np.ndarray:
         """Cycles of the second port, from the span's begin on, that others have before it."""

@@ -10,18 +10,19 @@ from .layouts import ADDRESS_BITS, TRANSFER_DESCRIPTOR
 
 
 class TapAxis(wiring.Component):
-    """Offsets of the input pixels before, at and after the present one, along one axis of a tile.
+    """Places of the input pixels before, at and after the present one, along one axis of a tile.
 
-    Offsets wrap round at the tile's edges; ``previous_wraps`` and ``following_wraps`` tell that the tap
+    They wrap round at the tile's edges; ``previous_wraps`` and ``following_wraps`` tell that the tap
     falls into the neighbour. Steps by one or two input pixels per output pixel, without multiplying.
 
     Members
     -------
+    base : the axis' first pixel
     step : words from a pixel to the next
     last : words from the axis' first pixel to its last
     stride2 : two input pixels per step
     restart, advance : go to the first output pixel, to the next
-    previous, at, following : offsets in words
+    previous, at, following : ``base`` and words from it
     previous_wraps, following_wraps : as above
     """
 
@@ -29,6 +30,7 @@ class TapAxis(wiring.Component):
         offset = ADDRESS_BITS
         super().__init__(
             {
+                "base": In(offset),
                 "step": In(offset),
                 "last": In(offset),
                 "stride2": In(1),
@@ -44,25 +46,20 @@ class TapAxis(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.d.comb += self.following_wraps.eq(self.at == self.last)
-        beyond = Mux(self.following == self.last, 0, self.following + self.step)
+        last = Signal(ADDRESS_BITS)
+        m.d.comb += [
+            last.eq(self.base + self.last),
+            self.following_wraps.eq(self.at == last),
+            self.previous.eq(Mux(self.previous_wraps, last, self.at - self.step)),
+            self.following.eq(Mux(self.following_wraps, self.base, self.at + self.step)),
+        ]
         with m.If(self.restart):
-            m.d.sync += [
-                self.previous.eq(self.last),
-                self.at.eq(0),
-                self.following.eq(Mux(self.last == 0, 0, self.step)),
-                self.previous_wraps.eq(1),
-            ]
+            m.d.sync += [self.at.eq(self.base), self.previous_wraps.eq(1)]
         with m.Elif(self.advance):
-            m.d.sync += self.previous_wraps.eq(0)
-            with m.If(self.stride2):
-                m.d.sync += [
-                    self.previous.eq(self.following),
-                    self.at.eq(self.following + self.step),
-                    self.following.eq(self.following + (self.step << 1)),
-                ]
-            with m.Else():
-                m.d.sync += [self.previous.eq(self.at), self.at.eq(self.following), self.following.eq(beyond)]
+            m.d.sync += [
+                self.at.eq(self.at + Mux(self.stride2, self.step << 1, self.step)),
+                self.previous_wraps.eq(0),
+            ]
         return m
 
 
@@ -77,7 +74,7 @@ class TruePixels(wiring.Component):
     -------
     position : of the chip in the mesh, along the axis
     full, rest : whole tiles of the map over the mesh, and pixels in the next
-    pixel : within the tile
+    pixel : within the tile, counted from 1
     true : bit per tile
     """
 
@@ -89,7 +86,7 @@ class TruePixels(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        inside = self.pixel < self.rest
+        inside = self.pixel <= self.rest
         for i in range(self._tiles):
             tile = Signal(range(256 * self._tiles), name=f"tile{i}")
             m.d.comb += tile.eq(self.position * self._tiles + i)
@@ -138,11 +135,10 @@ class MapWalker(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config, map = self._config, self.descriptor
-        channel = Signal(16)
+        channel = Signal(16)  # these three count from 1
         y = Signal(8)
         x = Signal(8)
-        row_base = Signal(ADDRESS_BITS)  # of the tile's pixel row
-        offset = Signal(ADDRESS_BITS)  # within it
+        row_base = Signal(ADDRESS_BITS)  # of the pixel row that all tiles in a row go through
 
         rows = instantiate(m, platform, "rows", TruePixels, tiles=config.tile_rows)
         cols = instantiate(m, platform, "cols", TruePixels, tiles=config.tile_cols)
@@ -155,7 +151,6 @@ class MapWalker(wiring.Component):
             cols.full.eq(map.full_cols),
             cols.rest.eq(map.rest_cols),
             cols.pixel.eq(x),
-            self.address.eq(row_base + offset),
             self.true.eq(rows.true.bit_select(self.row, 1) & cols.true.bit_select(self.col, 1)),
         ]
 
@@ -164,10 +159,10 @@ class MapWalker(wiring.Component):
         end_line = Signal()  # a pixel row of the chip
         end_tiles = Signal()  # a row of tiles
         m.d.comb += [
-            end_pixel.eq(self.skip | (channel == map.channels - 1)),
-            end_span.eq(end_pixel & (x == map.tile_w - 1)),
+            end_pixel.eq(self.skip | (channel == map.channels)),
+            end_span.eq(end_pixel & (x == map.tile_w)),
             end_line.eq(end_span & (self.col == config.tile_cols - 1)),
-            end_tiles.eq(end_line & (y == map.tile_h - 1)),
+            end_tiles.eq(end_line & (y == map.tile_h)),
             self.last_word.eq(end_tiles & (self.row == config.tile_rows - 1)),
             self.pixel_done.eq(
                 self.advance
@@ -177,18 +172,25 @@ class MapWalker(wiring.Component):
             ),
         ]
         with m.If(self.start):
-            m.d.sync += [channel.eq(0), x.eq(0), y.eq(0), self.row.eq(0), self.col.eq(0)]
-            m.d.sync += [row_base.eq(map.base), offset.eq(0)]
+            m.d.sync += [channel.eq(1), x.eq(1), y.eq(1), self.row.eq(0), self.col.eq(0)]
         with m.Elif(self.advance):
-            m.d.sync += channel.eq(Mux(end_pixel, 0, channel + 1))
-            m.d.sync += offset.eq(Mux(end_span, 0, offset + Mux(self.skip, map.channels, 1)))
+            m.d.sync += channel.eq(Mux(end_pixel, 1, channel + 1))
             with m.If(end_pixel):
-                m.d.sync += x.eq(Mux(end_span, 0, x + 1))
+                m.d.sync += x.eq(Mux(end_span, 1, x + 1))
             with m.If(end_span):
                 m.d.sync += self.col.eq(Mux(end_line, 0, self.col + 1))
             with m.If(end_line):
-                m.d.sync += y.eq(Mux(end_tiles, 0, y + 1))
-                m.d.sync += row_base.eq(Mux(end_tiles, map.base, row_base + map.row_stride))
+                m.d.sync += y.eq(Mux(end_tiles, 1, y + 1))
             with m.If(end_tiles):
                 m.d.sync += self.row.eq(self.row + 1)
+        with m.If(self.start | (self.advance & end_tiles)):
+            m.d.sync += [self.address.eq(map.base), row_base.eq(map.base)]
+        with m.Elif(self.advance):
+            m.d.sync += self.address.eq(self.address + Mux(self.skip, map.channels, 1))
+            if config.tile_cols > 1:
+                next_row = row_base + map.row_stride
+                with m.If(end_line):
+                    m.d.sync += [self.address.eq(next_row), row_base.eq(next_row)]
+                with m.Elif(end_span):
+                    m.d.sync += self.address.eq(row_base)
         return m

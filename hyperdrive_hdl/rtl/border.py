@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out, connect
 from ..config import ChipConfig
 from ..framing import FrameKind
 from ..isa import LinkFault, Side
+from ..latencies import RING_READ
 from .border_slot import BorderSlot, frame_sources, tiles_along
 from .hierarchy import instantiate
 from .layouts import ADDRESS_BITS, CONV_DESCRIPTOR, BorderMapLayout, RingLayout, words
@@ -93,6 +94,11 @@ class Border(wiring.Component):
                 "link_beats": Out(3),
             }
         )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a tap to its ring."""
+        return RING_READ
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -11,6 +11,7 @@ from ..isa import Side
 from .hierarchy import instantiate
 from .layouts import ADDRESS_BITS, BorderMapLayout, words
 from .link import FrameSignature, WordQueue
+from .registers import delayed
 
 
 class BlockWalker(wiring.Component):
@@ -154,7 +155,8 @@ class BorderExport(wiring.Component):
     start : the map begins to be made
     pixel_done : another pixel of every tile is in memory, in the order of ``BlockWalker``
     neighbours : bit per ``Side``
-    request, grant, address, read_data : memory access; words of all tiles the cycle after ``grant``
+    request, grant, address, read_data : memory access; words of all tiles ``memory_latency`` cycles after
+        ``grant``
     north, east, south, west : frames for that side
     idle : everything has been handed to the transmitters
     """
@@ -211,10 +213,11 @@ class BorderExport(wiring.Component):
                 with m.If(right):
                     m.d.sync += y.eq(Mux(bottom, 0, y + 1))
 
-        read = Signal(4)  # in the cycle before, for these sides
-        last = Signal(4)
+        latency = config.memory_latency
+        reads = [Signal(4, name=f"read{stage}") for stage in range(1, latency + 1)]  # on their way, by side
         final = walker.last_block & walker.last_channel
-        m.d.sync += [read.eq(edges & granted.replicate(4)), last.eq(ends & final.replicate(4))]
+        m.d.sync += [later.eq(earlier) for earlier, later in pairwise([edges & granted.replicate(4), *reads])]
+        last = delayed(m, ends & final.replicate(4), latency, name="last")
         rows = {
             Side.NORTH: [self.read_data[0][j] for j in range(config.tile_cols)],
             Side.EAST: [self.read_data[i][config.tile_cols - 1] for i in range(config.tile_rows)],
@@ -232,9 +235,9 @@ class BorderExport(wiring.Component):
             connect(m, queue.frame, wiring.flipped(getattr(self, name)))
             m.d.comb += [serialiser.row[i].eq(word) for i, word in enumerate(row)]
             m.d.comb += [
-                serialiser.load.eq(read[side]),
+                serialiser.load.eq(reads[-1][side]),
                 serialiser.last.eq(last[side]),
-                empty[side].eq(serialiser.empty & ~read[side]),
+                empty[side].eq(serialiser.empty & ~Cat(read[side] for read in reads).any()),
             ]
             sent.append(empty[side] & queue.empty)
         m.d.comb += self.idle.eq(~walker.active & Cat(sent).all())

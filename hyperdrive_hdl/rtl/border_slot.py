@@ -197,7 +197,7 @@ class BorderSlot(wiring.Component):
             along.position.eq(self.mesh_col if vertical else self.mesh_row),
             along.full.eq(map.full_cols if vertical else map.full_rows),
             along.rest.eq(map.rest_cols if vertical else map.rest_rows),
-            along.pixel.eq(edge.pixel),
+            along.pixel.eq(edge.pixel + 1),
             memory.write.eq(received.edge),
             memory.mask.eq(1 << edge.tile),
             *[memory.write_data[i].eq(received.word) for i in range(tiles)],

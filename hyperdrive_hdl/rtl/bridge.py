@@ -330,6 +330,7 @@ class Bridge(wiring.Component):
             steps.append(step)
         act = steps[-1] & is_known
         short = frames.count == NO_BODY
+        is_long = frames.count >= WORDS_LENGTH  # else not all of the CRC has been made into words
         asked = {reply: replies.ask[number] for number, reply in enumerate(REPLIES)}
         m.d.comb += output.not_offset.eq(not_header)
         with m.If(output.forget):  # the next frame may come while OUTPUT goes out
@@ -348,12 +349,10 @@ class Bridge(wiring.Component):
             m.d.comb += [
                 buffer.write.eq(body & (position == size - 1)),
                 buffer.word.eq(word[8 * (widest - size) :]),
-                buffer.back.eq(Cat(steps[: CRC_BYTES // size]).any()),
+                buffer.back.eq(Cat(steps[: CRC_BYTES // size]).any() & is_long),
                 buffer.finish.eq(steps[-1] | frames.bad),
             ]
-            with m.If(
-                act & (kind == request) & (frames.count >= WORDS_LENGTH) & (position == CRC_BYTES % size)
-            ):
+            with m.If(act & (kind == request) & is_long & (position == CRC_BYTES % size)):
                 m.d.comb += [
                     asked[Reply.STATUS].eq(1),
                     buffer.keep.eq((not_header == ~buffer.taken) & ~buffer.overrun),

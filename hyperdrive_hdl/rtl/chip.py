@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out, connect
 
 from ..config import ChipConfig
 from ..isa import ErrorCode, LinkFault, Side
+from ..latencies import RING_READ, WEIGHT_READ, latencies
 from .border import Border, PortSignature
 from .distribution import DataDistribution
 from .epilogue import EpilogueControl
@@ -15,6 +16,7 @@ from .hierarchy import instantiate
 from .issue import Issue
 from .layouts import ActivitySignature, StatusSignature, parameter_sets
 from .parameters import ParameterBuffer
+from .registers import delayed
 from .sequencer import Sequencer
 from .tile import Tile
 from .transfer import LoadUnit, MemoryPort, StoreUnit
@@ -208,9 +210,8 @@ class Chip(wiring.Component):
             port.mac_enable.eq(issue.mac_enable),
             port.mac_address.eq(issue.mac_address),
             port.read.eq(epilogue.read.valid & epilogue.read.bypass),
-            port.read_address.eq(epilogue.read.bypass_address),
             port.write.eq(epilogue.write.valid),
-            port.write_address.eq(epilogue.write.write_address),
+            port.epilogue_address.eq(epilogue.address),
             memory.mac_enable.eq(issue.mac_enable),
             memory.mac_address.eq(issue.mac_address),
             memory.enable.eq(port.enable),
@@ -282,14 +283,18 @@ class Chip(wiring.Component):
             ]
         for name in ("north", "south", "west", "east"):
             source, target = getattr(border, f"{name}_ring"), getattr(distribution, name)
-            m.d.comb += [target[i].eq(source[i]) for i in range(len(target))]
+            wait = self.config.memory_latency - RING_READ
+            m.d.comb += [
+                word.eq(delayed(m, source[i], wait, name=f"{name}_ring{i}")) for i, word in enumerate(target)
+            ]
 
     def _connect_tiles(
         self, m, platform, issue, epilogue, weights, parameters, load, port, memory, distribution
     ) -> None:
         config = self.config
         weight_row = Signal(config.lanes)
-        m.d.comb += weight_row.eq(weights.row | issue.restore.replicate(config.lanes))
+        row = delayed(m, weights.row, latencies(config).term - WEIGHT_READ, name="row")
+        m.d.comb += weight_row.eq(row | issue.restore.replicate(config.lanes))
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
                 tile = instantiate(m, platform, f"tile{i}_{j}", Tile, config=config)

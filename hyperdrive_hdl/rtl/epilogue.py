@@ -2,14 +2,16 @@
 
 from itertools import pairwise
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ..config import ChipConfig
 from ..latencies import PARAMETER_LOOKUP, latencies
+from .hierarchy import instantiate
 from .layouts import ADDRESS_BITS, EpilogueSlotLayout, FinishLayout, parameter_sets
+from .registers import DelayLine, delayed
 
 
 class EpilogueControl(wiring.Component):
@@ -31,8 +33,10 @@ class EpilogueControl(wiring.Component):
     sum_ends, finish : an operation that ends a sum issues
     ready : it may
     access, access_address : the memory access of the next cycle, for ``Issue``
+    address : of the access in this cycle
     scale_lookup, bias_lookup : slots whose parameter is looked up
-    select, multiply, bias, bypass, store, read, write : slots in these stages, in the last of several
+    select, multiply, bias, bypass, store : slots in these stages, in the last of several, for the tiles
+    read, write : slots whose memory is accessed
     release_parameters : a parameter set has been used up
     started : a slot enters
     sum_done : a sum's last word is written; ``pixel_done`` if it is finished, no partial one
@@ -52,6 +56,7 @@ class EpilogueControl(wiring.Component):
                 "ready": Out(1),
                 "access": Out(1),
                 "access_address": Out(ADDRESS_BITS),
+                "address": Out(ADDRESS_BITS),
                 "scale_lookup": slot,
                 "bias_lookup": slot,
                 "select": slot,
@@ -78,22 +83,40 @@ class EpilogueControl(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         slot = Signal(EpilogueSlotLayout(self._config))
-        self._slots(m, slot)
+        bypass_address = Signal(ADDRESS_BITS)
+        write_address = Signal(ADDRESS_BITS)
+        self._slots(m, slot, bypass_address, write_address)
+
+        def later(name: str, value: Value, cycles: int) -> Value:
+            line = instantiate(m, platform, name, DelayLine, width=len(value), cycles=cycles)
+            m.d.comb += line.value.eq(value)
+            return line.later
 
         at = self._latencies
-        last_stage = at.unit_stages - 1
+        last_stage = at.unit_stages - 1 - at.broadcast  # as it leaves for the tiles
+        first_stage = -at.broadcast
+        # Until a slot is selected nothing but its ``valid`` counts, and a read of its bypass.
+        first = min(at.select + first_stage, at.read - 1, at.multiply + first_stage - PARAMETER_LOOKUP)
         stages = [slot]
         for stage in range(1, at.write + 1):
             stages.append(Signal(EpilogueSlotLayout(self._config), name=f"stage{stage}"))
-        m.d.sync += [later.eq(earlier) for earlier, later in pairwise(stages)]
+        for stage, (earlier, present) in enumerate(pairwise(stages), 1):
+            if stage > first:
+                m.d.sync += present.eq(earlier)
+            else:
+                valid = Signal(name=f"valid{stage}")
+                m.d.sync += valid.eq(earlier.valid)
+                if stage == first:
+                    m.d.comb += present.eq(later("slots", Value.cast(slot), first))
+                m.d.comb += present.valid.eq(valid)
         m.d.comb += [
-            self.select.eq(stages[at.select]),
-            self.scale_lookup.eq(stages[at.multiply - PARAMETER_LOOKUP]),
+            self.select.eq(stages[at.select + first_stage]),
+            self.scale_lookup.eq(stages[at.multiply + first_stage - PARAMETER_LOOKUP]),
             self.multiply.eq(stages[at.multiply + last_stage]),
-            self.bias_lookup.eq(stages[at.bias - PARAMETER_LOOKUP]),
+            self.bias_lookup.eq(stages[at.bias + first_stage - PARAMETER_LOOKUP]),
             self.bias.eq(stages[at.bias + last_stage]),
             self.bypass.eq(stages[at.bypass + last_stage]),
-            self.store.eq(stages[at.write - 1]),
+            self.store.eq(stages[at.write + first_stage - 1]),
             self.read.eq(stages[at.read]),
             self.write.eq(stages[at.write]),
             self.started.eq(slot.valid),
@@ -101,18 +124,28 @@ class EpilogueControl(wiring.Component):
             self.sum_done.eq(self.write.valid & self.write.sum_last),
             self.pixel_done.eq(self.sum_done & ~self.write.partial),
         ]
-        m.d.sync += self.layer_done.eq(self.write.valid & self.write.layer_last)
+        layer_last = self.write.valid & self.write.layer_last
+        m.d.sync += self.layer_done.eq(
+            delayed(m, layer_last, at.done - at.write - 1, name="layer_last", init=0)
+        )
 
         # What is accessed in the next cycle; never both.
         read, write = stages[at.read - 1], stages[at.write - 1]
         reads_next = read.valid & read.bypass
         m.d.comb += [
             self.access.eq(reads_next | write.valid),
-            self.access_address.eq(Mux(reads_next, read.bypass_address, write.write_address)),
+            self.access_address.eq(
+                Mux(
+                    reads_next,
+                    later("bypass_addresses", bypass_address, at.read - 1),
+                    later("write_addresses", write_address, at.write - 1),
+                )
+            ),
         ]
+        m.d.sync += self.address.eq(self.access_address)
         return m
 
-    def _slots(self, m: Module, slot) -> None:
+    def _slots(self, m: Module, slot, bypass_address: Signal, write_address: Signal) -> None:
         """The slots of one finished sum after another."""
         parts = self._config.number_format.words_per_sum
         sets = parameter_sets(self._config)
@@ -135,8 +168,8 @@ class EpilogueControl(wiring.Component):
             slot.valid.eq(fires),
             slot.lane.eq(lane),
             slot.part.eq(part),
-            slot.write_address.eq(job.result + offset),
-            slot.bypass_address.eq(job.bypass_address + offset),
+            write_address.eq(job.result + offset),
+            bypass_address.eq(job.bypass_address + offset),
             slot.partial.eq(job.partial),
             slot.scale.eq(job.scale),
             slot.bias.eq(job.bias),

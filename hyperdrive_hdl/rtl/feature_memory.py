@@ -1,6 +1,6 @@
 """Feature-map memory: banks of single-port SRAM, one address for all tiles (paper section V)."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory, MemoryData
 from amaranth.lib.wiring import In, Out
@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 from ..config import ChipConfig
 from .hierarchy import instantiate
 from .layouts import ADDRESS_BITS, words
+from .registers import delayed
 
 
 class SinglePortMemory(wiring.Component):
@@ -67,7 +68,7 @@ class FeatureMemory(wiring.Component):
     The MAC port reads a pixel word of every tile; the other port serves the epilogue and the transfers.
     Whoever drives them keeps them off the same bank (``Issue``, ``MemoryPort``); no arbitration here.
 
-    Latency 1 from address to data, one access per port and cycle.
+    Latency ``memory_latency`` from address to data, one access per port and cycle.
 
     Parameters
     ----------
@@ -99,21 +100,40 @@ class FeatureMemory(wiring.Component):
 
     @property
     def latency(self) -> int:
-        return 1
+        return self._config.memory_latency
 
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self._config
+        # Registers, in the order of ``memory_latency``: behind the selection of the bank, where accesses come
+        # in, behind and before every SRAM.
+        behind, before, behind_sram, before_sram = (int(self.latency > n) for n in (1, 2, 3, 4))
+
+        def at_banks(name: str, init: int | None = None) -> Value:
+            return delayed(m, getattr(self, name), before, name=f"{name}_at_banks", init=init)
+
+        mac_enable, mac_address = at_banks("mac_enable", 0), at_banks("mac_address")
+        enable, write, access_address = at_banks("enable", 0), at_banks("write"), at_banks("address")
+        rows, cols = at_banks("rows"), at_banks("cols")
+        write_data = [
+            [delayed(m, word, before, name=f"write_data{i}_{j}_at_banks") for j, word in enumerate(row)]
+            for i, row in enumerate(self.write_data)
+        ]
         depth_bits = ceil_log2(config.fmm_bank_depth)
         bank_bits = max(1, ceil_log2(config.fmm_banks))
-        mac_bank = self.mac_address[depth_bits : depth_bits + bank_bits]
-        bank = self.address[depth_bits : depth_bits + bank_bits]
+        mac_bank = mac_address[depth_bits : depth_bits + bank_bits]
+        bank = access_address[depth_bits : depth_bits + bank_bits]
         mac_bank_read = Signal(bank_bits)
         bank_read = Signal(bank_bits)
-        with m.If(self.mac_enable):
-            m.d.sync += mac_bank_read.eq(mac_bank)
-        with m.If(self.enable & ~self.write):
-            m.d.sync += bank_read.eq(bank)
+        to_word = before_sram + behind_sram  # how much later than without these the SRAM's word is there
+        for reads, number, kept, name in (
+            (mac_enable, mac_bank, mac_bank_read, "mac"),
+            (enable & ~write, bank, bank_read, "other"),
+        ):
+            now = delayed(m, reads, to_word, name=f"{name}_reads", init=0)
+            number_now = delayed(m, number, to_word, name=f"{name}_bank")
+            with m.If(now):
+                m.d.sync += kept.eq(number_now)
 
         read = [[] for _ in range(config.tile_rows)]  # [tile row][bank] -> words of the row
         for b in range(config.fmm_banks):
@@ -121,9 +141,9 @@ class FeatureMemory(wiring.Component):
             by_other = Signal(name=f"other_uses_bank{b}")
             address = Signal(depth_bits, name=f"address{b}")
             m.d.comb += [
-                by_mac.eq(self.mac_enable & (mac_bank == b)),
-                by_other.eq(self.enable & (bank == b)),
-                address.eq(Mux(by_other, self.address, self.mac_address)),
+                by_mac.eq(mac_enable & (mac_bank == b)),
+                by_other.eq(enable & (bank == b)),
+                address.eq(Mux(by_other, access_address, mac_address)),
             ]
             for i in range(config.tile_rows):
                 sram = instantiate(
@@ -135,20 +155,34 @@ class FeatureMemory(wiring.Component):
                     width=config.word_width,
                     tiles=config.tile_cols,
                 )
+
+                def at_sram(value: Value, name: str, init: int | None = None, at: str = f"{b}_{i}") -> Value:
+                    return delayed(m, value, before_sram, name=f"{name}{at}", init=init)
+
                 m.d.comb += [
-                    sram.enable.eq(by_mac | by_other),
-                    sram.write.eq(by_other & self.write),
-                    sram.address.eq(address),
-                    sram.mask.eq(Mux(self.rows[i], self.cols, 0)),
+                    sram.enable.eq(at_sram(by_mac | by_other, "enable", 0)),
+                    sram.write.eq(at_sram(by_other & write, "write")),
+                    sram.address.eq(at_sram(address, "address")),
+                    sram.mask.eq(at_sram(Mux(rows[i], cols, 0), "mask")),
                 ]
-                m.d.comb += [sram.write_data[j].eq(self.write_data[i][j]) for j in range(config.tile_cols)]
-                read[i].append(sram.read_data)
+                for j in range(config.tile_cols):
+                    m.d.comb += sram.write_data[j].eq(at_sram(write_data[i][j], f"write_data{j}_"))
+                read[i].append(
+                    [
+                        delayed(m, word, behind_sram, name=f"word{b}_{i}_{j}")
+                        for j, word in enumerate(sram.read_data)
+                    ]
+                )
 
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
                 by_bank = Array([words_of_row[j] for words_of_row in read[i]])
                 m.d.comb += [
-                    self.mac_data[i][j].eq(by_bank[mac_bank_read]),
-                    self.read_data[i][j].eq(by_bank[bank_read]),
+                    self.mac_data[i][j].eq(
+                        delayed(m, Value.cast(by_bank[mac_bank_read]), behind, name=f"mac{i}_{j}")
+                    ),
+                    self.read_data[i][j].eq(
+                        delayed(m, Value.cast(by_bank[bank_read]), behind, name=f"read{i}_{j}")
+                    ),
                 ]
         return m

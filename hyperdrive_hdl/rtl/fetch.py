@@ -7,14 +7,16 @@ from amaranth.lib.wiring import In, Out
 from .. import isa
 from ..config import ChipConfig
 from ..isa import ErrorCode, Opcode
-from .layouts import CONV_DESCRIPTOR, FENCE_BITS, TRANSFER_DESCRIPTOR, lane_bits
+from .descriptors import DescriptorBuffer
+from .hierarchy import instantiate
+from .layouts import FENCE_BITS, TRANSFER_DESCRIPTOR, LayerSignature, lane_bits
 
 
 class Fetch(wiring.Component):
     """Decodes the program stream (isa.py), one word per cycle.
 
-    Descriptors are collected in one register each for load, store and convolution, so that the next layer's
-    instruction and weights arrive while the present one computes. A packet waits where its unit's register,
+    Descriptors are collected in one place each for load, store and convolution, so that the next layer's
+    instruction and weights arrive while the present one computes. A packet waits where its unit's place,
     the weight buffer or both parameter sets are in use. Relative fences become absolute counts on the way.
 
     A word with no meaning, or a program made for another configuration, raises ``error``; nothing is fetched
@@ -44,7 +46,7 @@ class Fetch(wiring.Component):
         super().__init__(
             {
                 "program": In(stream.Signature(config.program_width)),
-                "convs": Out(stream.Signature(CONV_DESCRIPTOR)),
+                "convs": Out(LayerSignature()),
                 "loads": Out(stream.Signature(TRANSFER_DESCRIPTOR)),
                 "stores": Out(stream.Signature(TRANSFER_DESCRIPTOR)),
                 "rows": Out(stream.Signature(config.lanes)),
@@ -170,9 +172,13 @@ class Fetch(wiring.Component):
                         m.d.sync += [configured.eq(1), *[count.eq(0) for count in dispatched.values()]]
                         m.next = "HEADER"
 
-            self._collect(m, "CONVS", self.convs, isa.CONV_LAYOUT, dispatched, taken, index, last_word)
-            self._collect(m, "LOADS", self.loads, isa.TRANSFER_LAYOUT, dispatched, taken, index, last_word)
-            self._collect(m, "STORES", self.stores, isa.TRANSFER_LAYOUT, dispatched, taken, index, last_word)
+            for state, unit in (("CONVS", self.convs), ("LOADS", self.loads), ("STORES", self.stores)):
+                count = dispatched[state.lower()]
+                with m.State(state):
+                    m.d.comb += program.ready.eq(1)
+                    with m.If(taken & last_word):
+                        m.d.sync += [unit.valid.eq(1), count.eq(count + 1)]
+                        m.next = "HEADER"
 
             with m.State("PARAMS"):
                 m.d.comb += [program.ready.eq(1), self.parameter_write.eq(taken)]
@@ -198,37 +204,31 @@ class Fetch(wiring.Component):
                 self.receiving_conv.eq(fsm.ongoing("CONVS") | self.convs.valid),
                 self.busy.eq(configured | ~fsm.ongoing("HEADER")),
             ]
+        # The two fences of a body: of the other units.
+        first = Mux(fsm.ongoing("CONVS"), dispatched["loads"], dispatched["convs"])
+        second = Mux(fsm.ongoing("STORES"), dispatched["loads"], dispatched["stores"])
+        fences = Signal(2 * FENCE_BITS)
+        m.d.comb += fences.eq(Cat((first - low[0:4])[:FENCE_BITS], (second - low[4:8])[:FENCE_BITS]))
+        convs = instantiate(m, platform, "convs", DescriptorBuffer, config=self._config)
+        m.d.comb += [
+            convs.write.eq(fsm.ongoing("CONVS") & taken),
+            convs.index.eq(index),
+            convs.word.eq(low),
+            convs.fences.eq(fences),
+            convs.take.eq(self.convs.valid & self.convs.ready),
+            self.convs.taken.eq(convs.taken),
+        ]
+        for name, unit in (("LOADS", self.loads), ("STORES", self.stores)):
+            self._keep(m, name, unit, fsm.ongoing(name) & taken, index, fences)
         return m
 
-    def _collect(
-        self, m: Module, name: str, unit, layout: tuple, dispatched: dict, taken, index, last_word
-    ) -> None:
-        """State ``name``: fill the unit's descriptor register, word by word, and offer it."""
+    def _keep(self, m: Module, name: str, unit, write, index, fences) -> None:
+        """The descriptor register of a unit, written word by word."""
         low = self.program.payload[:16]
-        fenced = [word[0][0].startswith("wait_") for word in layout]
-        words = [
-            Signal(2 * FENCE_BITS if fenced[i] else 16, name=f"{name.lower()}_word{i}", reset_less=True)
-            for i in range(len(layout))
-        ]
-        first, second = {
-            "CONVS": ("loads", "stores"),
-            "LOADS": ("convs", "stores"),
-            "STORES": ("convs", "loads"),
-        }[name]
-        fences = Cat(
-            (dispatched[first] - low[0:4])[:FENCE_BITS], (dispatched[second] - low[4:8])[:FENCE_BITS]
-        )
+        words = []
+        for i, word in enumerate(isa.TRANSFER_LAYOUT):
+            value = fences if word[0][0].startswith("wait_") else low
+            words.append(Signal(len(value), name=f"{name.lower()}_word{i}", reset_less=True))
+            with m.If(write & (index == i)):
+                m.d.sync += words[i].eq(value)
         m.d.comb += unit.p.as_value().eq(Cat(*words))
-        with m.State(name):
-            m.d.comb += self.program.ready.eq(1)
-            with m.If(taken):
-                with m.Switch(index):
-                    for i in range(len(layout)):
-                        with m.Case(i):
-                            m.d.sync += words[i].eq(fences if fenced[i] else low)
-                with m.If(last_word):
-                    m.d.sync += [
-                        unit.valid.eq(1),
-                        dispatched[name.lower()].eq(dispatched[name.lower()] + 1),
-                    ]
-                    m.next = "HEADER"

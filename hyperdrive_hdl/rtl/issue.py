@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..config import ChipConfig
-from ..latencies import ISSUE_TO_TERM
+from ..latencies import DISTRIBUTION, latencies
 from .layouts import ADDRESS_BITS, FENCE_BITS, OperationLayout, RingLayout, number_bits
 
 
@@ -25,8 +25,8 @@ class Issue(wiring.Component):
     =======  ==========================================================
     0        ``go``: an operation issues
     1        feature-map memory and weight buffer are addressed
-    2        pixels through the data distribution
-    3        the tiles take the term (``enable``)
+    1 + m    pixels through the data distribution; m: ``memory_latency``
+    2 + m    the tiles take the term (``enable``)
     =======  ==========================================================
 
     Parameters
@@ -49,8 +49,8 @@ class Issue(wiring.Component):
     layer : layers completed since ``restart``
     mac_enable, mac_address : stage 1
     ring, ring_up, ring_down, ring_left, ring_right : stage 1, the neighbours' word (with links only)
-    up, down, left, right : stage 2
-    enable, restore, ends : stage 3: lanes that take the term; it is a stored partial sum; the sum's last
+    up, down, left, right : stage 1 + m
+    enable, restore, ends : stage 2 + m: lanes that take the term; it is a stored partial sum; the sum's last
     """
 
     def __init__(self, *, config: ChipConfig):
@@ -97,7 +97,7 @@ class Issue(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from ``go`` to ``enable``."""
-        return ISSUE_TO_TERM
+        return latencies(self._config).term
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -143,12 +143,14 @@ class Issue(wiring.Component):
         ]
 
         # Control follows its operation down the pipeline.
-        window = [Signal(4, name=f"window{stage}") for stage in (1, 2)]
-        going = [Signal(name=f"going{stage}") for stage in (1, 2)]
-        ending = [Signal(name=f"ending{stage}") for stage in (1, 2, 3)]
-        restoring = [Signal(name=f"restoring{stage}") for stage in (1, 2, 3)]
-        complete = [Signal(name=f"complete{stage}") for stage in (1, 2)]
-        lane = [Signal.like(op.lane, name=f"lane{stage}") for stage in (1, 2)]
+        to_tiles = range(1, self.latency + 1)
+        to_window = to_tiles[:-DISTRIBUTION]
+        window = [Signal(4, name=f"window{stage}") for stage in to_window]
+        going = [Signal(name=f"going{stage}") for stage in to_window]
+        ending = [Signal(name=f"ending{stage}") for stage in to_tiles]
+        restoring = [Signal(name=f"restoring{stage}") for stage in to_tiles]
+        complete = [Signal(name=f"complete{stage}") for stage in to_window]
+        lane = [Signal.like(op.lane, name=f"lane{stage}") for stage in to_window]
         m.d.sync += [
             self.mac_address.eq(op.address),
             window[0].eq(Cat(op.up, op.down, op.left, op.right)),
@@ -164,13 +166,13 @@ class Issue(wiring.Component):
         for stages in (window, going, ending, restoring, complete, lane):
             m.d.sync += [later.eq(earlier) for earlier, later in pairwise(stages)]
         for k in range(self._config.lanes):
-            own = complete[1] & (lane[1] == k)
-            m.d.sync += self.enable[k].eq(going[1] & (~restoring[1] | own))
+            own = complete[-1] & (lane[-1] == k)
+            m.d.sync += self.enable[k].eq(going[-1] & (~restoring[len(going) - 1] | own))
         m.d.comb += [
             self.mac_enable.eq(going[0]),
-            Cat(self.up, self.down, self.left, self.right).eq(window[1]),
-            self.restore.eq(restoring[2]),
-            self.ends.eq(ending[2]),
+            Cat(self.up, self.down, self.left, self.right).eq(window[-1]),
+            self.restore.eq(restoring[-1]),
+            self.ends.eq(ending[-1]),
         ]
         return m
 

@@ -9,8 +9,7 @@ from ..config import ChipConfig
 from ..latencies import latencies
 
 ADDRESS_BITS = 16
-FENCE_BITS = 16  # absolute instruction counts, modulo 2^16
-ROW_BITS = 16  # weight rows, counted modulo 2^16: four of the largest weight buffers
+FENCE_BITS = 8  # absolute instruction counts, modulo 2^8
 BLOCK_BITS = 3  # blocks of weight rows in use, one per sum in turn and the next, told apart
 
 
@@ -37,9 +36,24 @@ def lane_bits(lanes: int) -> int:
     return bits_for(max(1, lanes - 1))
 
 
+def row_bits(depth: int) -> int:
+    """Bits of a count of weight rows: modulo eight weight buffers or more, so that differences have a sign.
+
+    The last of the sums in turn may be as many buffers ahead of the rows written as there are others.
+    """
+    return ceil_log2(8 * depth)
+
+
 def number_bits(config: ChipConfig) -> int:
     """Bits of a sum's number: sums that are begun and not yet in memory are told apart."""
     return bits_for(2 * (config.sums_in_turn + latencies(config).write + 2))
+
+
+class LayerSignature(Signature):
+    """Convolutions handed over one by one: ``taken`` is the descriptor that went last, one cycle later."""
+
+    def __init__(self):
+        super().__init__({"valid": Out(1), "ready": In(1), "taken": Out(CONV_DESCRIPTOR)})
 
 
 class FinishLayout(data.StructLayout):
@@ -110,8 +124,8 @@ class SumLayout(data.StructLayout):
                 "right": 1,
                 "kernel3": 1,
                 "channel": 16,
-                "channels": 16,
-                "row": ROW_BITS,
+                "channels": bits_for(config.wbuf_depth),
+                "row": row_bits(config.wbuf_depth),
                 "position": range(config.wbuf_depth),
                 "stride": range(config.sums_in_turn + 1),
                 "block": BLOCK_BITS,
@@ -164,7 +178,7 @@ class OperationLayout(data.StructLayout):
                 "restore": 1,
                 "lane": lane_bits(config.lanes),
                 "complete": 1,
-                "row": ROW_BITS,
+                "row": row_bits(config.wbuf_depth),
                 "position": range(config.wbuf_depth),
                 "last": 1,
                 "stride": range(config.sums_in_turn + 1),
@@ -189,8 +203,6 @@ class EpilogueSlotLayout(data.StructLayout):
                 "valid": 1,
                 "lane": lane_bits(config.lanes),
                 "part": range(max(2, format.words_per_sum)),  # of a partial sum
-                "write_address": ADDRESS_BITS,
-                "bypass_address": ADDRESS_BITS,
                 "partial": 1,
                 "scale": 1,
                 "bias": 1,

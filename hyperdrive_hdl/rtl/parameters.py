@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .layouts import lane_bits
+from .registers import NO_COLLISION
 
 
 class ParameterBuffer(wiring.Component):
@@ -80,7 +81,7 @@ class ParameterBuffer(wiring.Component):
             ("scales", 0, self.scale_set, self.scale_lane, self.scale),
             ("biases", 1, self.bias_set, self.bias_lane, self.bias),
         ):
-            m.submodules[name] = memory = Memory(shape=self._width, depth=depth, init=[])
+            m.submodules[name] = memory = Memory(shape=self._width, depth=depth, init=[], attrs=NO_COLLISION)
             write_port = memory.write_port()
             read_port = memory.read_port()
             m.d.comb += [

@@ -1,6 +1,17 @@
-"""Registers in a row."""
+"""Values some cycles later: registers in a row, or a memory for many bits over many cycles."""
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+# Nothing reads a word in the cycle in which it is written: synthesis need not keep the old one for it.
+# Yosys looks at the attribute only where it makes the read port itself; before synth_ice40 it has to be told:
+#   proc; memory_collect
+#   setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check %i
+# And where block RAM is left over, that so many words of a descriptor (descriptors.py) shall have one each:
+#   setattr -set ram_style "block" t:$mem_v2 a:descriptor_word<=18 %i
+NO_COLLISION = {"no_rw_check": 1}
 
 
 def delayed(m: Module, value: Value, cycles: int, *, name: str, init: int | None = None) -> Value:
@@ -10,3 +21,51 @@ def delayed(m: Module, value: Value, cycles: int, *, name: str, init: int | None
         m.d.sync += later.eq(value)
         value = later
     return value
+
+
+class DelayLine(wiring.Component):
+    """A value some cycles later, from a ring of as many places: one is written and one read in a cycle.
+
+    For values that count only with a flag beside them: what comes out in the first cycles was never put in.
+
+    Parameters
+    ----------
+    width : bits
+    cycles : of delay, at least 2
+
+    Members
+    -------
+    value, later : the value, and as it was ``cycles`` ago
+    """
+
+    def __init__(self, *, width: int, cycles: int):
+        if type(cycles) is not int or cycles < 2:
+            raise ValueError(f"cycles must be an integer of at least 2, not {cycles!r}")
+        self._width = width
+        self._cycles = cycles
+        super().__init__({"value": In(width), "later": Out(width)})
+
+    @property
+    def latency(self) -> int:
+        """Cycles from ``value`` to ``later``."""
+        return self._cycles
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.cells = cells = Memory(
+            shape=self._width, depth=self._cycles, init=[], attrs=NO_COLLISION
+        )
+        write_port = cells.write_port()
+        read_port = cells.read_port()
+        place = Signal(range(self._cycles))
+        oldest = Signal(range(self._cycles))
+        m.d.comb += [
+            oldest.eq(Mux(place == self._cycles - 1, 0, place + 1)),
+            write_port.addr.eq(place),
+            write_port.data.eq(self.value),
+            write_port.en.eq(1),
+            read_port.addr.eq(oldest),
+            self.later.eq(read_port.data),
+        ]
+        m.d.sync += place.eq(oldest)
+        return m

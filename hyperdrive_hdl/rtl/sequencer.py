@@ -1,12 +1,12 @@
 """Sequencer: walks a layer's loop nest and gives one MAC operation of the array at a time."""
 
 from amaranth.hdl import Module
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from ..config import ChipConfig
 from .hierarchy import instantiate
-from .layouts import CONV_DESCRIPTOR, FENCE_BITS, ROW_BITS, OperationLayout
+from .layouts import CONV_DESCRIPTOR, FENCE_BITS, LayerSignature, OperationLayout, row_bits
 from .sums import SumWalker
 from .terms import TermWalker
 
@@ -39,14 +39,14 @@ class Sequencer(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "layers": In(stream.Signature(CONV_DESCRIPTOR)),
+                "layers": In(LayerSignature()),
                 "valid": Out(1),
                 "operation": Out(OperationLayout(config)),
                 "taken": In(1),
                 "eligible": Out(1),
                 "starved": Out(1),
-                "written": In(ROW_BITS),
-                "freed": Out(ROW_BITS),
+                "written": In(row_bits(config.wbuf_depth)),
+                "freed": Out(row_bits(config.wbuf_depth)),
                 "begun": In(1),
                 "layer": Out(CONV_DESCRIPTOR),
                 "need_loads": Out(FENCE_BITS),

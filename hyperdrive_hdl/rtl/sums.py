@@ -1,6 +1,6 @@
 """Walks a layer's sums: group, block of output FMs, block of input channels, pixel of the tile."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -13,14 +13,18 @@ from .layouts import (
     BLOCK_BITS,
     CONV_DESCRIPTOR,
     FENCE_BITS,
-    ROW_BITS,
+    LayerSignature,
     SumLayout,
     number_bits,
+    row_bits,
 )
 
 
 class SumWalker(wiring.Component):
-    """One sum after another, up to one per cycle, in the order of the numerics (README: Numbers).
+    """One sum after another, up to one in two cycles, in the order of the numerics (README: Numbers).
+
+    The walk never looks at the consumer's ``ready`` in the cycle itself, which comes late; an epilogue takes
+    as long for a sum of two lanes.
 
     The next layer's descriptor is taken when the last sum of a layer is out and its first operation has
     issued, so that the fences are those of the layer that waits.
@@ -43,7 +47,7 @@ class SumWalker(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "layers": In(stream.Signature(CONV_DESCRIPTOR)),
+                "layers": In(LayerSignature()),
                 "sums": Out(stream.Signature(SumLayout(config))),
                 "begun": In(1),
                 "layer": Out(CONV_DESCRIPTOR),
@@ -57,8 +61,9 @@ class SumWalker(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        layer = Signal(CONV_DESCRIPTOR, reset_less=True)
+        layer = self.layers.taken
         starting = Signal()  # the cycle after a descriptor came: counters are set
+        settling = Signal()  # and the next: so is what follows from them
         walking = Signal()
         waiting = Signal()  # for the layer's begin
         step = Signal()  # the sum at the counters moves into the output register
@@ -66,19 +71,19 @@ class SumWalker(wiring.Component):
         sums = self.sums
 
         m.d.comb += [
-            step.eq(walking & (~sums.valid | sums.ready)),
-            self.layers.ready.eq(~starting & ~walking & ~waiting),
-            self.active.eq(starting | walking | sums.valid),
+            step.eq(walking & ~sums.valid),
+            self.layers.ready.eq(~starting & ~settling & ~walking & ~waiting),
+            self.active.eq(starting | settling | walking | sums.valid),
             self.layer.eq(layer),
             self.need_loads.eq(layer.need_loads),
             self.need_stores.eq(layer.need_stores),
         ]
-        m.d.sync += starting.eq(self.layers.valid & self.layers.ready)
+        m.d.sync += [starting.eq(self.layers.valid & self.layers.ready), settling.eq(starting)]
         with m.If(self.layers.valid & self.layers.ready):
-            m.d.sync += [layer.eq(self.layers.payload), waiting.eq(1)]
+            m.d.sync += waiting.eq(1)
         with m.Elif(self.begun):
             m.d.sync += waiting.eq(0)
-        with m.If(starting):
+        with m.If(settling):
             m.d.sync += walking.eq(1)
         with m.Elif(step & last):
             m.d.sync += walking.eq(0)
@@ -92,26 +97,27 @@ class SumWalker(wiring.Component):
         return m
 
     def _walk(self, m: Module, platform, layer, starting, step, sum, last) -> None:
-        """The loop counters, which count down, and what goes with them."""
+        """The loop counters, which count from 1 to the descriptor's numbers, and what goes with them."""
         lanes_of_chip = self._config.lanes
         partial_words = lanes_of_chip * self._config.number_format.words_per_sum
-        pixels = Signal(16)
         row = Signal(8)
         col = Signal(8)
-        in_blocks = Signal(16)
-        out_blocks = Signal(16)
-        groups = Signal(16)
+        in_block = Signal(16)
+        out_block = Signal(16)
+        group = Signal(16)
+        last_in_block = Signal()
+        last_out_block = Signal()
         first = Signal()
         resumed = Signal()  # not the first block of input channels
-        channel = Signal(16)  # the block's first channel
-        group_channel = Signal(16)  # and of the group's
-        channels = Signal(16)
+        group_channel = Signal(16)  # the group's first channel
+        block_channel = Signal(16)  # and from there to the block's
+        channels = Signal(bits_for(self._config.wbuf_depth))
         pixel_offset = Signal(16)
         lane_offset = Signal(16)
         scratch_offset = Signal(16)
         lanes = Signal(bits_for(lanes_of_chip))
         # Kept from layer to layer:
-        weight_row = Signal(ROW_BITS)
+        weight_row = Signal(row_bits(self._config.wbuf_depth))
         position = Signal(range(self._config.wbuf_depth))
         block = Signal(BLOCK_BITS)
         number = Signal(number_bits(self._config))
@@ -122,96 +128,93 @@ class SumWalker(wiring.Component):
         end_block = Signal()  # of output FMs
         end_group = Signal()
         m.d.comb += [
-            channels.eq(Mux(in_blocks == 0, layer.last_channels, layer.block_channels)),
-            lanes.eq(Mux(out_blocks == 0, layer.last_lanes, lanes_of_chip)),
-            end_row.eq(col == layer.tile_w - 1),
-            end_pass.eq(pixels == 0),
-            end_block.eq(end_pass & (in_blocks == 0)),
-            end_group.eq(end_block & (out_blocks == 0)),
-            last.eq(end_group & (groups == 0)),
+            last_in_block.eq(in_block == layer.in_blocks),
+            last_out_block.eq(out_block == layer.out_blocks),
+            channels.eq(Mux(last_in_block, layer.last_channels, layer.block_channels)),
+            lanes.eq(Mux(last_out_block, layer.last_lanes, lanes_of_chip)),
+            end_row.eq(col == layer.tile_w),
+            end_pass.eq(end_row & (row == layer.tile_h)),
+            end_block.eq(end_pass & last_in_block),
+            end_group.eq(end_block & last_out_block),
+            last.eq(end_group & (group == layer.groups)),
         ]
 
         # Weight rows. Those of blocks that alternate begin one after the other and are one block here.
-        rows = Signal(16)
-        together = Signal(range(max(2, self._config.sums_in_turn)))  # which of the blocks that alternate
+        rows = Signal(bits_for(self._config.wbuf_depth))
         end_rows = Signal()
-        next_row = Signal(ROW_BITS)  # behind the blocks so far
-        next_position = Signal(range(self._config.wbuf_depth))
-        row_behind = Signal(ROW_BITS)  # and behind this one
+        row_behind = Signal(row_bits(self._config.wbuf_depth))  # behind this block
         position_behind = Signal(range(self._config.wbuf_depth))
-        left = Signal(16)
-        interleave = layer.interleave if self._config.sums_in_turn > 1 else Const(1)
+        m.d.sync += rows.eq(Mux(layer.kernel3, (channels << 3) + channels, channels))
         m.d.comb += [
-            rows.eq(Mux(layer.kernel3, (channels << 3) + channels, channels)),
-            left.eq(out_blocks + together + 1),
-            end_rows.eq(end_pass & ((together == interleave - 1) | (out_blocks == 0))),
-            row_behind.eq(next_row + rows),
-            position_behind.eq(self._in_ring(next_position + rows)),
-            sum.row.eq(weight_row + together),
-            sum.position.eq(self._in_ring(position + together)),
-            sum.stride.eq(Mux(left < interleave, left, interleave)),
             sum.frees.eq(end_rows),
         ]
-        with m.If(step):
-            m.d.sync += number.eq(number + 1)
-            with m.If(end_pass):
+        if self._config.sums_in_turn > 1:
+            together = Signal(range(self._config.sums_in_turn))  # which of the blocks that alternate
+            next_row = Signal(row_bits(self._config.wbuf_depth))  # behind the blocks so far
+            next_position = Signal(range(self._config.wbuf_depth))
+            left = Signal(16)
+            m.d.comb += [
+                left.eq(layer.out_blocks - out_block + together + 1),
+                end_rows.eq(end_pass & ((together == layer.interleave - 1) | last_out_block)),
+                row_behind.eq(next_row + rows),
+                position_behind.eq(self._in_ring(next_position + rows)),
+                sum.row.eq(weight_row + together),
+                sum.position.eq(self._in_ring(position + together)),
+                sum.stride.eq(Mux(left < layer.interleave, left, layer.interleave)),
+            ]
+            with m.If(step & end_pass):
                 m.d.sync += [
                     next_row.eq(row_behind),
                     next_position.eq(position_behind),
-                    together.eq(together + 1),
+                    together.eq(Mux(end_rows, 0, together + 1)),
                 ]
+        else:
+            m.d.comb += [
+                end_rows.eq(end_pass),
+                row_behind.eq(weight_row + rows),
+                position_behind.eq(self._in_ring(position + rows)),
+                sum.row.eq(weight_row),
+                sum.position.eq(position),
+                sum.stride.eq(1),
+            ]
+        with m.If(step):
+            m.d.sync += number.eq(number + 1)
             with m.If(end_rows):
                 m.d.sync += [
                     weight_row.eq(row_behind),
                     position.eq(position_behind),
-                    together.eq(0),
                     block.eq(block + 1),
                 ]
             with m.If(last):
                 m.d.sync += parity.eq(~parity)
 
         # Channels.
-        next_group = Signal(16)
-        m.d.comb += next_group.eq(group_channel + layer.group_channels)
         with m.If(starting):
-            m.d.sync += [
-                channel.eq(0),
-                group_channel.eq(0),
-                in_blocks.eq(layer.in_blocks - 1),
-                out_blocks.eq(layer.out_blocks - 1),
-                groups.eq(layer.groups - 1),
-                lane_offset.eq(0),
-                first.eq(1),
-                resumed.eq(0),
-            ]
+            m.d.sync += [first.eq(1), group.eq(1), group_channel.eq(0), lane_offset.eq(0)]
         with m.Elif(step):
             m.d.sync += first.eq(0)
-            with m.If(end_pass):
-                m.d.sync += [
-                    channel.eq(channel + channels),
-                    in_blocks.eq(in_blocks - 1),
-                    resumed.eq(1),
-                ]
             with m.If(end_block):
-                m.d.sync += [
-                    channel.eq(group_channel),
-                    in_blocks.eq(layer.in_blocks - 1),
-                    resumed.eq(0),
-                    lane_offset.eq(lane_offset + lanes),
-                    out_blocks.eq(out_blocks - 1),
-                ]
+                m.d.sync += lane_offset.eq(lane_offset + lanes)
             with m.If(end_group):
-                m.d.sync += [
-                    channel.eq(next_group),
-                    group_channel.eq(next_group),
-                    out_blocks.eq(layer.out_blocks - 1),
-                    groups.eq(groups - 1),
-                ]
+                m.d.sync += [group.eq(group + 1), group_channel.eq(group_channel + layer.group_channels)]
+        with m.If(starting | (step & end_group)):
+            m.d.sync += out_block.eq(1)
+        with m.Elif(step & end_block):
+            m.d.sync += out_block.eq(out_block + 1)
+        with m.If(starting | (step & end_block)):
+            m.d.sync += [in_block.eq(1), block_channel.eq(0), resumed.eq(0)]
+        with m.Elif(step & end_pass):
+            m.d.sync += [
+                in_block.eq(in_block + 1),
+                block_channel.eq(block_channel + channels),
+                resumed.eq(1),
+            ]
 
         # Pixels.
         tap_rows = instantiate(m, platform, "rows", TapAxis)
         tap_cols = instantiate(m, platform, "cols", TapAxis)
         m.d.comb += [
+            tap_rows.base.eq(layer.in_base),
             tap_rows.step.eq(layer.in_row_stride),
             tap_rows.last.eq(layer.in_last_row),
             tap_rows.stride2.eq(layer.stride2),
@@ -237,18 +240,16 @@ class SumWalker(wiring.Component):
             ]
         with m.If(tap_rows.restart):
             m.d.sync += [
-                pixels.eq(layer.pixels - 1),
-                row.eq(0),
-                col.eq(0),
+                row.eq(1),
+                col.eq(1),
                 pixel_offset.eq(0),
                 scratch_offset.eq(0),
             ]
         with m.Elif(step):
             m.d.sync += [
-                pixels.eq(pixels - 1),
                 pixel_offset.eq(pixel_offset + layer.out_channels),
                 scratch_offset.eq(scratch_offset + partial_words),
-                col.eq(Mux(end_row, 0, col + 1)),
+                col.eq(Mux(end_row, 1, col + 1)),
                 row.eq(row + end_row),
             ]
         true_rows = instantiate(m, platform, "true_rows", TruePixels, tiles=self._config.tile_rows)
@@ -272,26 +273,21 @@ class SumWalker(wiring.Component):
         m.d.comb += [
             stored.eq(layer.scratch_base + scratch_offset),
             word_offset.eq(pixel_offset + lane_offset),
-            more.eq(in_blocks != 0),
-            *[
-                address.eq(layer.in_base + offset)
-                for address, offset in zip(
-                    sum.row_addresses, (tap_rows.previous, tap_rows.at, tap_rows.following), strict=True
-                )
-            ],
+            more.eq(~last_in_block),
+            sum.row_addresses.as_value().eq(Cat(tap_rows.previous, tap_rows.at, tap_rows.following)),
             sum.col_offsets.as_value().eq(Cat(tap_cols.previous, tap_cols.at, tap_cols.following)),
             sum.above.eq(tap_rows.previous_wraps),
             sum.below.eq(tap_rows.following_wraps),
             sum.left.eq(tap_cols.previous_wraps),
             sum.right.eq(tap_cols.following_wraps),
             sum.kernel3.eq(layer.kernel3),
-            sum.channel.eq(channel),
+            sum.channel.eq(group_channel + block_channel),
             sum.channels.eq(channels),
             sum.block.eq(block),
             sum.number.eq(number),
             sum.restore.eq(resumed),
             sum.stored.eq(stored),
-            sum.spacing.eq(Mux(layer.pixels > many, many, layer.pixels)),
+            sum.spacing.eq(Mux(layer.pixels[len(sum.spacing) :].any(), many, layer.pixels)),
             sum.first.eq(first),
             sum.layer.eq(parity),
             finish.result.eq(Mux(more, stored, layer.out_base + word_offset)),

@@ -3,9 +3,10 @@
 from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from ..config import ChipConfig
-from .layouts import BLOCK_BITS, ROW_BITS, OperationLayout, SumLayout, lane_bits
+from .layouts import BLOCK_BITS, OperationLayout, SumLayout, lane_bits, row_bits
 
 
 class _Walk(data.StructLayout):
@@ -13,7 +14,7 @@ class _Walk(data.StructLayout):
 
     busy : there is a sum
     first : its first operation is to come
-    channels : input channels still to come under this tap
+    channels : input channels still to come under this tap, the present one among them
     dy, dx : 0, 1, 2: before, at, after the pixel
     channel : the present channel
     row, position : of the next term's weights
@@ -26,11 +27,11 @@ class _Walk(data.StructLayout):
             {
                 "busy": 1,
                 "first": 1,
-                "channels": 16,
+                "channels": bits_for(config.wbuf_depth),
                 "dy": 2,
                 "dx": 2,
                 "channel": 16,
-                "row": ROW_BITS,
+                "row": row_bits(config.wbuf_depth),
                 "position": range(config.wbuf_depth),
                 "restoring": 1,
                 "lane": lane_bits(config.lanes),
@@ -74,10 +75,10 @@ class TermWalker(wiring.Component):
                 "valid": Out(1),
                 "operation": Out(OperationLayout(config)),
                 "taken": In(1),
-                "written": In(ROW_BITS),
+                "written": In(row_bits(config.wbuf_depth)),
                 "eligible": Out(1),
                 "starved": Out(1),
-                "freed": Out(ROW_BITS),
+                "freed": Out(row_bits(config.wbuf_depth)),
                 "active": Out(1),
                 "restart": In(1),
             }
@@ -160,7 +161,7 @@ class TermWalker(wiring.Component):
 
     def _last_term(self, walk):
         last_tap = self._last_tap(walk)
-        return ~walk.restoring & (walk.channels == 0) & (walk.dx == last_tap) & (walk.dy == last_tap)
+        return ~walk.restoring & (walk.channels == 1) & (walk.dx == last_tap) & (walk.dy == last_tap)
 
     def _advance(self, m: Module, walk, next_walk, step, ends) -> None:
         """The counters after the operation at them has moved on."""
@@ -186,9 +187,9 @@ class TermWalker(wiring.Component):
                 next_walk.channels.eq(walk.channels - 1),
                 next_walk.channel.eq(walk.channel + 1),
             ]
-            with m.If(walk.channels == 0):
+            with m.If(walk.channels == 1):
                 m.d.comb += [
-                    next_walk.channels.eq(sum.channels - 1),
+                    next_walk.channels.eq(sum.channels),
                     next_walk.channel.eq(sum.channel),
                     next_walk.dx.eq(walk.dx + 1),
                 ]
@@ -219,7 +220,7 @@ class TermWalker(wiring.Component):
                 next_walk.busy.eq(1),
                 next_walk.first.eq(1),
                 next_walk.sum.eq(sum),
-                next_walk.channels.eq(sum.channels - 1),
+                next_walk.channels.eq(sum.channels),
                 next_walk.channel.eq(sum.channel),
                 next_walk.dy.eq(~sum.kernel3),
                 next_walk.dx.eq(~sum.kernel3),
@@ -233,11 +234,11 @@ class TermWalker(wiring.Component):
 
     def _order(self, m: Module, valid, op, before_valid, before) -> None:
         """Whether the operation has its weight row, and stays behind the sum before."""
-        ahead = Signal(ROW_BITS)  # rows written from this one on, if positive
-        m.d.comb += ahead.eq(self.written - op.row)
-        there = op.restore | (ahead.any() & ~ahead[-1])
+        ahead = Signal(row_bits(self._config.wbuf_depth))  # rows written behind this one, if not negative
+        m.d.comb += ahead.eq(self.written + ~op.row)
+        there = op.restore | ~ahead[-1]
         if self._config.sums_in_turn > 1:
-            lead = Signal(ROW_BITS)  # of the sum before, in rows
+            lead = Signal(row_bits(self._config.wbuf_depth))  # of the sum before, in rows
             predecessor = Signal()
             ordinal = Signal.like(op.number)
             m.d.comb += [

@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out
 
 from ..arith import hardware
 from ..config import ChipConfig
@@ -66,7 +66,8 @@ class TileEpilogue(wiring.Component):
     Members
     -------
     held : the TPUs' finished sums
-    common, last_term : exact sums only: what all lanes' totals are too large by; twice the last term
+    common, last_term : exact sums only: what all lanes' totals are too large by, but for the last term, which
+        they lack
     control : ``EpilogueSignature``
     bypass : word of the bypass map, at the first bypass stage
     true : the pixel lies inside the map, at the last bypass stage
@@ -156,7 +157,7 @@ class TileEpilogue(wiring.Component):
         word = Signal(self._format.sums.width, reset_less=True)
         m.d.sync += [
             by_weight[0].eq(self.common + self.last_term),
-            by_weight[1].eq(self.common),
+            by_weight[1].eq(self.common - self.last_term),
             complete.eq(selected.total - Mux(selected.weight, by_weight[1], by_weight[0])),
             plus.eq(selected.plus),
             minus.eq(selected.minus),
@@ -180,7 +181,8 @@ class Tile(wiring.Component):
     weights : K bits; ones for a stored partial sum
     enable : K bits, lanes that take the term
     ends : it is the last one of the sum
-    control, true, result : of ``TileEpilogue``
+    control, true, result : of ``TileEpilogue``; control and true come ``broadcast`` cycles before their
+        stages
     read_data : the tile's word from memory, the cycle after it was read: the bypass
     """
 
@@ -210,10 +212,13 @@ class Tile(wiring.Component):
         m = Module()
         config, format = self._config, self._format
         epilogue = instantiate(m, platform, "epilogue", TileEpilogue, config=config)
-        connect(m, wiring.flipped(self.control), epilogue.control)
+        at = latencies(config)
+        for name in self.control.signature.members:
+            value = delayed(m, getattr(self.control, name), at.broadcast, name=name)
+            m.d.comb += getattr(epilogue.control, name).eq(value)
         m.d.comb += [
-            epilogue.bypass.eq(delayed(m, self.read_data, latencies(config).bypass_wait, name="bypass_word")),
-            epilogue.true.eq(self.true),
+            epilogue.bypass.eq(delayed(m, self.read_data, at.bypass_wait, name="bypass_word")),
+            epilogue.true.eq(delayed(m, self.true, at.broadcast, name="true")),
             self.result.eq(epilogue.result),
         ]
         term = Signal(format.sums.width)
@@ -267,13 +272,12 @@ class Tile(wiring.Component):
 
         # What all lanes have in common: every term once, but for stored partial sums.
         common = Signal(width)
-        with_term = Signal(width)
         twice = Signal(width)
-        m.d.comb += [with_term.eq(common + converter.term), twice.eq(converter.term << 1)]
+        m.d.comb += twice.eq(converter.term << 1)
         with m.If(ends):
-            m.d.sync += [common.eq(0), epilogue.common.eq(with_term), epilogue.last_term.eq(twice)]
+            m.d.sync += [common.eq(0), epilogue.common.eq(common), epilogue.last_term.eq(converter.term)]
         with m.Elif(enable[0] & ~restore):
-            m.d.sync += common.eq(with_term)
+            m.d.sync += common.eq(common + converter.term)
         for k in range(self._config.lanes):
             tpu = instantiate(m, platform, f"tpu{k}", ExactTPU, width=width)
             m.d.comb += [

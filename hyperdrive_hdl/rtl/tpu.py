@@ -83,10 +83,9 @@ class ExactTPU(wiring.Component):
     """Sums the integers of the terms with weight +1 exactly; nothing is rounded here.
 
     The tile turns x into an integer once and sums all of them, in S. As w x = 2 [w = +1] x - x, a lane's sum
-    over both weights is ``held`` - S if it is given 2x: the weight is no more than the accumulator's clock
-    enable, and the lane an integer adder. Sums may wrap round; the difference does not. The last term is
-    added whatever its weight is, so that ``held`` needs no multiplexer; the tile takes it back once, for
-    lanes with ``held_weight`` 0.
+    over both weights is its sum - S if it is given 2x: the weight is no more than the accumulator's clock
+    enable, and the lane an integer adder. Sums may wrap round; the difference does not. The last term is not
+    in ``held``, so that the adder feeds one register; the tile adds it, for lanes with ``held_weight`` 1.
 
     Latency 1, one term per cycle, no back-pressure.
 
@@ -101,7 +100,8 @@ class ExactTPU(wiring.Component):
     weight : 1 adds the term, 0 subtracts it
     enable : it is one of this lane's sum
     ends : it is the last
-    held, held_plus, held_minus : the last finished sum; infinite terms, of either sign, were among it
+    held : the last finished sum without its last term
+    held_plus, held_minus : infinite terms, of either sign, were among it
     held_weight : weight of its last term
     """
 
@@ -130,26 +130,24 @@ class ExactTPU(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         acc = Signal(signed(self._width))
-        total = Signal(signed(self._width))
         plus = Signal()
         minus = Signal()
         any_plus = Signal()
         any_minus = Signal()
         m.d.comb += [
-            total.eq(acc + self.term),
             any_plus.eq(plus | Mux(self.weight, self.plus, self.minus)),
             any_minus.eq(minus | Mux(self.weight, self.minus, self.plus)),
         ]
         with m.If(self.enable):
             m.d.sync += [plus.eq(any_plus), minus.eq(any_minus)]
         with m.If(self.enable & self.weight):
-            m.d.sync += acc.eq(total)
+            m.d.sync += acc.eq(acc + self.term)
         with m.If(self.ends):
             m.d.sync += [
                 acc.eq(0),
                 plus.eq(0),
                 minus.eq(0),
-                self.held.eq(total),
+                self.held.eq(acc),
                 self.held_plus.eq(any_plus),
                 self.held_minus.eq(any_minus),
                 self.held_weight.eq(self.weight),

@@ -1,16 +1,20 @@
 """Load and store units: feature maps between the FM streams and the memory, beside computation."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from itertools import pairwise
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..config import ChipConfig
+from ..latencies import latencies
 from .axes import MapWalker
 from .hierarchy import instantiate
 from .issue import fence_passed
 from .layouts import ADDRESS_BITS, FENCE_BITS, TRANSFER_DESCRIPTOR, words
+from .registers import delayed
 
 
 class _TransferUnit(wiring.Component):
@@ -130,13 +134,11 @@ class StoreUnit(_TransferUnit):
     transfers : descriptors; one is consumed when its last word has left
     fm_out : the map's true words of this chip, raster order, channels innermost
     request, grant : memory access, ``address`` in tile (``row``, ``col``)
-    read_data : words of all tiles, the cycle after ``grant``
+    read_data : words of all tiles, ``memory_latency`` cycles after ``grant``
     convs_done, transfers_done : for fences (``transfers_done``: loads); ``done``: own count
     restart : counts restart
     active : a store is in progress
     """
-
-    FIFO_DEPTH = 4  # the read in flight, the one requested, and two for the consumer's stalls
 
     def __init__(self, *, config: ChipConfig):
         super().__init__(
@@ -149,28 +151,32 @@ class StoreUnit(_TransferUnit):
         walking = Signal()
         last = Signal()
         walker = self._walk(m, platform, walking, last)
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=self._config.word_width, depth=self.FIFO_DEPTH)
+        at = latencies(self._config)
+        latency = (
+            at.memory + at.broadcast
+        )  # the words of many tiles are far apart: a register behind the choice
+        depth = latency + 3  # the reads in flight, the one requested, and two for the consumer's stalls
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=self._config.word_width, depth=depth)
 
-        reading = Signal()
-        row = Signal.like(walker.row)
-        col = Signal.like(walker.col)
-        room = fifo.level + reading < self.FIFO_DEPTH
         granted = Signal()
+        reads = [Signal(name=f"read{stage}") for stage in range(1, latency + 1)]  # on their way
+        row = Value.cast(delayed(m, walker.row, at.memory, name="row"))
+        col = Value.cast(delayed(m, walker.col, at.memory, name="col"))
+        word = Value.cast(Array([Array(line)[col] for line in self.read_data])[row])
+        room = fifo.level + sum(reads) < depth
         m.d.comb += [
             walker.skip.eq(~walker.true),
             self.request.eq(walking & walker.true & room),
             granted.eq(self.request & self.grant),
             walker.advance.eq(granted | (walking & ~walker.true)),
-            fifo.w_en.eq(reading),
-            fifo.w_data.eq(Array([Array(line)[col] for line in self.read_data])[row]),
+            fifo.w_en.eq(reads[-1]),
+            fifo.w_data.eq(delayed(m, word, at.broadcast, name="word")),
             self.fm_out.valid.eq(fifo.r_rdy),
             self.fm_out.payload.eq(fifo.r_data),
             fifo.r_en.eq(self.fm_out.ready),
-            last.eq(~walking & ~reading & ~fifo.r_rdy & (fifo.level == 0)),
+            last.eq(~walking & ~Cat(reads).any() & ~fifo.r_rdy & (fifo.level == 0)),
         ]
-        m.d.sync += reading.eq(granted)
-        with m.If(granted):
-            m.d.sync += [row.eq(walker.row), col.eq(walker.col)]
+        m.d.sync += [later.eq(earlier) for earlier, later in pairwise([granted, *reads])]
         return m
 
 
@@ -186,8 +192,7 @@ class MemoryPort(wiring.Component):
     Members
     -------
     mac_enable, mac_address : the MAC's access in this cycle
-    read, read_address : bypass or partial sum, for all tiles
-    write, write_address, write_rows, write_cols : result of all tiles
+    read, write, epilogue_address : the epilogue reads a bypass, writes a result, of all tiles
     border_* : reads of words for the neighbours (with links only)
     load_*, store_* : the transfers' requests
     enable, is_write, address, rows, cols : to the memory
@@ -209,9 +214,8 @@ class MemoryPort(wiring.Component):
                 "mac_enable": In(1),
                 "mac_address": In(ADDRESS_BITS),
                 "read": In(1),
-                "read_address": In(ADDRESS_BITS),
                 "write": In(1),
-                "write_address": In(ADDRESS_BITS),
+                "epilogue_address": In(ADDRESS_BITS),
                 **border,
                 "load_request": In(1),
                 "load_grant": Out(1),
@@ -256,9 +260,9 @@ class MemoryPort(wiring.Component):
             self.load_grant.eq(~taken & load_free & ~(self.store_request & store_free)),
         ]
         with m.If(self.read):
-            m.d.comb += [self.enable.eq(1), self.address.eq(self.read_address)]
+            m.d.comb += [self.enable.eq(1), self.address.eq(self.epilogue_address)]
         with m.Elif(self.write):
-            m.d.comb += [self.enable.eq(1), self.is_write.eq(1), self.address.eq(self.write_address)]
+            m.d.comb += [self.enable.eq(1), self.is_write.eq(1), self.address.eq(self.epilogue_address)]
             m.d.comb += [self.rows.eq(~0), self.cols.eq(~0)]
         with m.Elif(border_granted):
             m.d.comb += [self.enable.eq(1), self.address.eq(border_address)]

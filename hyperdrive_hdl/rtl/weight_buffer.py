@@ -5,8 +5,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from ..latencies import WEIGHT_READ
 from .hierarchy import instantiate
-from .layouts import ROW_BITS
+from .layouts import row_bits
+from .registers import NO_COLLISION
 
 
 class WeightRows(wiring.Component):
@@ -23,7 +25,7 @@ class WeightRows(wiring.Component):
     Members
     -------
     write, write_row, write_data : a row is stored
-    read, read_row, read_data : a row is read; one that is being written gives the row before
+    read, read_row, read_data : a row is read, not one that is being written
     """
 
     def __init__(self, *, depth: int, lanes: int):
@@ -48,7 +50,7 @@ class WeightRows(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.cells = cells = Memory(shape=self._lanes, depth=self._depth, init=[])
+        m.submodules.cells = cells = Memory(shape=self._lanes, depth=self._depth, init=[], attrs=NO_COLLISION)
         write_port = cells.write_port()
         read_port = cells.read_port()
         m.d.comb += [
@@ -65,9 +67,9 @@ class WeightRows(wiring.Component):
 class WeightBuffer(wiring.Component):
     """A ring of rows, written in order as they stream in; whoever reads it says which row, and what is freed.
 
-    Rows are counted, modulo 2^16. A row can be read in the cycle after it was written, so the first pass of a
-    block runs as its rows stream in; rows that are freed take in the next block's ahead of time (paper
-    section IV). ``Sequencer`` replays a block once per pixel, several at a time where sums go in turn.
+    Rows are counted, modulo a power of two. A row can be read in the cycle after it was written, so the first
+    pass of a block runs as its rows stream in; rows that are freed take in the next block's ahead of time
+    (paper section IV). ``Sequencer`` replays a block once per pixel, several at a time where sums go in turn.
 
     Latency: ``row`` is valid three cycles after ``read`` (address, array, output register). One row in and
     one row out per cycle. ``write`` has back-pressure: it is not ready while every row is in use.
@@ -96,8 +98,8 @@ class WeightBuffer(wiring.Component):
         super().__init__(
             {
                 "write": In(stream.Signature(lanes)),
-                "written": Out(ROW_BITS),
-                "freed": In(ROW_BITS),
+                "written": Out(row_bits(depth)),
+                "freed": In(row_bits(depth)),
                 "read": In(1),
                 "position": In(range(depth)),
                 "row": Out(lanes),
@@ -107,15 +109,17 @@ class WeightBuffer(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from ``read`` to ``row``."""
-        return 3
+        return WEIGHT_READ
 
     def elaborate(self, platform) -> Module:
         m = Module()
         rows = instantiate(m, platform, "rows", WeightRows, depth=self._depth, lanes=self._lanes)
         write_row = Signal(range(self._depth))
-        in_use = Signal(ROW_BITS)
+        in_use = Signal(row_bits(self._depth))
+        freed = Signal(row_bits(self._depth))  # a row may be freed as it is read, in the next cycle
+        m.d.sync += freed.eq(self.freed)
         m.d.comb += [
-            in_use.eq(self.written - self.freed),
+            in_use.eq(self.written - freed),
             self.write.ready.eq(in_use != self._depth),
             rows.write.eq(self.write.valid & self.write.ready),
             rows.write_row.eq(write_row),

@@ -13,6 +13,7 @@ from ..tools import yosys
 from .constraints import lint_waivers, sdc_text
 from .mesh import mesh_text, require_links
 
+# Memories of one word become registers.
 # Memories lose their initial contents: an SRAM has none, and nothing reads a word before writing it.
 # Processes become registers and expressions, with ?: instead of functions; equal expressions are merged, and
 # names that nothing reads go, with modules whose instances are gone.
@@ -21,6 +22,8 @@ read_rtlil {top}.il
 hierarchy -check -top {top}
 delete t:$meminit_v2
 proc
+memory_collect {top}_descriptor_buffer
+memory_map {top}_descriptor_buffer
 pmuxtree
 opt_expr
 opt_merge

@@ -148,7 +148,7 @@ class ExactLane(wiring.Component):
     """``ExactTPU`` and what a tile does around it, beside the plain sum of its terms, modulo 2^width.
 
     The lane adds 2x where the weight is +1, and its own stored partial sum as is. The tile sums every x once,
-    and takes that sum from the lane's; and 2x of the last term, which every lane adds, if the weight was -1.
+    and takes that sum from the lane's; it adds 2x of the last term, which no lane does, if the weight was +1.
     """
 
     def __init__(self, *, width: int, tpu: type = ExactTPU):
@@ -181,10 +181,10 @@ class ExactLane(wiring.Component):
         held_last = Signal(self._width)
         result = Signal(self._width)
         with m.If(self.ends):
-            m.d.sync += [common.eq(0), held_common.eq(common + self.x), held_last.eq(term)]
+            m.d.sync += [common.eq(0), held_common.eq(common), held_last.eq(self.x)]
         with m.Elif(self.enable & ~self.restore):
             m.d.sync += common.eq(common + self.x)
-        m.d.comb += result.eq(tpu.held - held_common - Mux(tpu.held_weight, 0, held_last))
+        m.d.comb += result.eq(tpu.held - held_common + Mux(tpu.held_weight, held_last, -held_last))
 
         # What is meant.
         total = Signal(self._width)
@@ -241,7 +241,7 @@ def test_exact_sums_are_the_sums(width, tmp_path):
         ("any_plus.eq(plus | Mux(self.weight, self.plus, self.minus))", "any_plus.eq(plus | self.plus)"),
         ("acc.eq(0),", ""),
         ("plus.eq(0),", ""),
-        ("self.held.eq(total)", "self.held.eq(Mux(self.weight, total, acc))"),
+        ("self.held.eq(acc)", "self.held.eq(acc + self.term)"),
         ("self.held_weight.eq(self.weight)", "self.held_weight.eq(1)"),
     ],
 )

@@ -13,12 +13,13 @@ from tests.support.streams import trace
 
 @pytest.mark.parametrize("step", [1, 7])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_tap_axis(step, stride):
+@pytest.mark.parametrize("base", [0, 1000])
+def test_tap_axis(step, stride, base):
     """Every length of an axis, pixel after pixel, twice."""
     inputs, expected = [], []
     for length in range(stride, 9 * stride, stride):
         offsets = [i * step for i in range(length)]
-        present = {"step": step, "last": offsets[-1], "stride2": stride == 2}
+        present = {"base": base, "step": step, "last": offsets[-1], "stride2": stride == 2}
         for _ in range(2):
             inputs.append({**present, "restart": 1, "advance": 1})
             expected.append(None)
@@ -26,9 +27,9 @@ def test_tap_axis(step, stride):
                 inputs.append({"restart": 0, "advance": at + stride < length})
                 expected.append(
                     {
-                        "previous": offsets[at - 1],
-                        "at": offsets[at],
-                        "following": offsets[(at + 1) % length],
+                        "previous": base + offsets[at - 1],
+                        "at": base + offsets[at],
+                        "following": base + offsets[(at + 1) % length],
                         "previous_wraps": at == 0,
                         "following_wraps": at == length - 1,
                     }
@@ -49,7 +50,9 @@ def test_true_pixels(tiles):
         size = rng.randint(1, 8)
         position, pixel = rng.randint(0, 3), rng.randrange(size)
         length = rng.randint(0, min(255 * size, 5 * tiles * size))
-        inputs.append({"position": position, "full": length // size, "rest": length % size, "pixel": pixel})
+        inputs.append(
+            {"position": position, "full": length // size, "rest": length % size, "pixel": pixel + 1}
+        )
         expected.append(sum(1 << i for i in range(tiles) if (position * tiles + i) * size + pixel < length))
     seen = trace(TruePixels(tiles=tiles), inputs, ["true"])
     assert [s["true"] for s in seen] == expected

@@ -9,7 +9,7 @@ from hyperdrive_hdl.compiler.emit import compile_stage
 from hyperdrive_hdl.compiler.ir import ChipStage, FeatureMap
 from hyperdrive_hdl.config import MeshConfig
 from hyperdrive_hdl.isa import ErrorCode, Opcode
-from hyperdrive_hdl.latencies import ISSUE_TO_ACCESS, ISSUE_TO_TERM, latencies
+from hyperdrive_hdl.latencies import ISSUE_TO_ACCESS, latencies
 from hyperdrive_hdl.model.layout import read_map, to_stream
 from hyperdrive_hdl.rtl.chip import Chip
 from hyperdrive_hdl.rtl.hierarchy import ComponentRecord
@@ -224,6 +224,7 @@ class Watch:
         "sequencer.operation", "feature_memory.enable", "feature_memory.write", "feature_memory.address",
         "weight_buffer.write.valid", "weight_buffer.write.ready", "weight_buffer.write.payload",
         "weight_buffer.row", "epilogue.select", "epilogue.write", "epilogue.read",
+        "epilogue.address",
     )  # fmt: skip
 
     def __init__(self, config):
@@ -248,7 +249,7 @@ class Watch:
         select, write, read = (
             self._slot.from_bits(now[f"epilogue.{name}"]) for name in ("select", "write", "read")
         )
-        access, term = self._going[ISSUE_TO_ACCESS - 1], self._going[ISSUE_TO_TERM - 1]
+        access, term = self._going[ISSUE_TO_ACCESS - 1], self._going[self._at.term - 1]
 
         assert bool(access) == now["issue.mac_enable"]
         if access and now["feature_memory.enable"]:
@@ -261,9 +262,9 @@ class Watch:
             assert not (read.valid and read.bypass)
             assert now["feature_memory.enable"]
             assert now["feature_memory.write"]
-            assert now["feature_memory.address"] == write.write_address
+            assert now["feature_memory.address"] == now["epilogue.address"]
             if write.partial:
-                self._written[write.write_address] = cycle
+                self._written[now["epilogue.address"]] = cycle
                 counts["partial"] += 1
         counts["bypass"] += read.valid and read.bypass
 

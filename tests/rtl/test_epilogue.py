@@ -38,24 +38,28 @@ CHIPS = [
     chip(3, accumulator="exact"),
     chip(2, 2, format="q2.9", accumulator="exact"),
     chip(3, 3, accumulator="exact"),
+    chip(2, memory_latency=2),
+    chip(3, 3, memory_latency=3),
+    chip(3, format="fp8_e4m3", accumulator="exact", memory_latency=3),
 ]
 chips = pytest.mark.parametrize(
-    "config", CHIPS, ids=lambda c: f"{c.accumulator}{c.adder_latency}-{c.format}-{c.lanes}"
+    "config", CHIPS, ids=lambda c: f"{c.accumulator}{c.adder_latency}-{c.memory_latency}-{c.format}-{c.lanes}"
 )
 
 
 def stages(config) -> dict[str, int]:
     """Members that show a slot, and how many cycles after it."""
     at = latencies(config)
-    last = at.unit_stages - 1
+    ahead = at.broadcast  # what goes to the tiles
+    last = at.unit_stages - 1 - ahead
     return {
-        "select": at.select,
-        "scale_lookup": at.multiply - PARAMETER_LOOKUP,
+        "select": at.select - ahead,
+        "scale_lookup": at.multiply - PARAMETER_LOOKUP - ahead,
         "multiply": at.multiply + last,
-        "bias_lookup": at.bias - PARAMETER_LOOKUP,
+        "bias_lookup": at.bias - PARAMETER_LOOKUP - ahead,
         "bias": at.bias + last,
         "bypass": at.bypass + last,
-        "store": at.write - 1,
+        "store": at.write - 1 - ahead,
         "read": at.read,
         "write": at.write,
     }
@@ -82,10 +86,19 @@ def observe(config, layers, rng, eager):
     ends: list[tuple[int, int]] = []
     cycles: list[dict] = []
     shown = {name: Value.cast(getattr(dut, name)) for name in stages(config)}
-    names = ("ready", "access", "access_address", "release_parameters", "started", "sum_done", "layer_done")
+    names = (
+        "ready",
+        "access",
+        "access_address",
+        "address",
+        "release_parameters",
+        "started",
+        "sum_done",
+        "layer_done",
+    )
     shown |= {name: getattr(dut, name) for name in names}
     checks = {name: Comparison(getattr(dut, name)) for name in stages(config)}
-    slots: dict[int, dict] = {}  # by cycle, as they become known
+    slots: dict[int, tuple[dict, dict]] = {}  # by cycle, as they become known
     assert dut.write_latency == latencies(config).write
 
     async def bench(ctx):
@@ -94,7 +107,7 @@ def observe(config, layers, rng, eager):
             cycle = len(cycles)
             cycles.append({name: ctx.get(value) for name, value in shown.items()})
             for name, stage in stages(config).items():
-                wanted = slots.get(cycle - stage, {"valid": 0})
+                wanted = slots.get(cycle - stage, ({"valid": 0}, {}))[0]
                 checks[name].check(ctx, wanted, f"{name} in cycle {cycle}")
             await ctx.tick()
 
@@ -116,7 +129,9 @@ def observe(config, layers, rng, eager):
                         ctx.set(dut.begin, 0)
                 ends.append((len(cycles), begin))
                 found = _slots(config, finish, *ends[-1], parameter_set)
-                parameter_set = (parameter_set + found[-1][1]["release_parameters"]) % parameter_sets(config)
+                parameter_set = (parameter_set + found[-1][1][0]["release_parameters"]) % parameter_sets(
+                    config
+                )
                 slots.update(found)
                 ctx.set(dut.sum_ends, 1)
                 await tick()
@@ -131,8 +146,8 @@ def observe(config, layers, rng, eager):
     return cycles, ends, slots
 
 
-def _slots(config, finish, cycle, begin, parameter_set) -> list[tuple[int, dict]]:
-    """The slots of a sum that ends in a cycle, each with its own."""
+def _slots(config, finish, cycle, begin, parameter_set) -> list[tuple[int, tuple[dict, dict]]]:
+    """The slots of a sum that ends in a cycle, each with its own, and with what it accesses."""
     parts = format_by_name(config.format).words_per_sum if finish["partial"] else 1
     found = []
     at = cycle
@@ -148,8 +163,6 @@ def _slots(config, finish, cycle, begin, parameter_set) -> list[tuple[int, dict]
                 "valid": 1,
                 "lane": lane,
                 "part": part,
-                "write_address": finish["result"] + word,
-                **({"bypass_address": finish["bypass_address"] + word} if finish["bypass"] else {}),
                 **{
                     name: finish[name]
                     for name in ("partial", "scale", "bias", "bypass", "relu", "rows", "cols")
@@ -159,7 +172,8 @@ def _slots(config, finish, cycle, begin, parameter_set) -> list[tuple[int, dict]
                 "sum_last": int(last),
                 "layer_last": int(last and finish["layer_last"]),
             }
-            found.append((at, slot))
+            access = {"write": finish["result"] + word, "read": finish.get("bypass_address", 0) + word}
+            found.append((at, (slot, access)))
     return found
 
 
@@ -174,26 +188,29 @@ def test_slots(config, eager):
     at = latencies(config)
     assert len(ends) == len(every)
     busy = set()  # a sum must not end
-    last_slots = [cycle for cycle, slot in slots.items() if slot["sum_last"]]
+    last_slots = [cycle for cycle, (slot, _) in slots.items() if slot["sum_last"]]
     for (cycle, _), last_slot in zip(ends, last_slots, strict=True):
         busy.update(range(cycle + 1, last_slot))
 
-    nothing = dict.fromkeys(("valid", "bypass", "release_parameters", "sum_last", "layer_last"), 0)
+    nothing = dict.fromkeys(("valid", "bypass", "release_parameters", "sum_last", "layer_last"), 0), {}
     counts = dict.fromkeys(("read", "write", "paced", "partial", "release", "last"), 0)
     for cycle, seen in enumerate(cycles):
         assert seen["ready"] == (cycle not in busy), f"ready in cycle {cycle}"
         assert seen["started"] == (cycle in slots)
-        reading, writing = (slots.get(cycle - stage, nothing) for stage in (at.read, at.write))
+        (reading, read_at), (writing, write_at) = (
+            slots.get(cycle - stage, nothing) for stage in (at.read, at.write)
+        )
         read, write = bool(reading["bypass"]), bool(writing["valid"])
         assert not (read and write), f"two accesses in cycle {cycle}"
         # The access is told one cycle before.
         told = cycles[cycle - 1] if cycle else {"access": 0, "access_address": 0}
         assert told["access"] == (read or write), f"cycle {cycle}"
         if read or write:
-            assert told["access_address"] == (reading["bypass_address"] if read else writing["write_address"])
+            assert told["access_address"] == (read_at["read"] if read else write_at["write"])
+            assert seen["address"] == told["access_address"]
         assert seen["sum_done"] == writing["sum_last"], f"cycle {cycle}"
-        assert seen["layer_done"] == slots.get(cycle - at.done, nothing)["layer_last"], f"cycle {cycle}"
-        release = slots.get(cycle - at.release, nothing)["release_parameters"]
+        assert seen["layer_done"] == slots.get(cycle - at.done, nothing)[0]["layer_last"], f"cycle {cycle}"
+        release = slots.get(cycle - at.release, nothing)[0]["release_parameters"]
         assert seen["release_parameters"] == release
         counts["read"] += read
         counts["write"] += write

@@ -46,13 +46,21 @@ def test_single_port_memory(depth, width, tiles):
 CHIPS = [(1, 1, 2, 4), (2, 3, 3, 8), (3, 2, 5, 2), (2, 2, 8, 4)]  # tile rows, columns, banks, depth
 
 
+@pytest.mark.parametrize("latency", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize(("rows", "cols", "banks", "depth"), CHIPS)
-def test_two_ports_on_different_banks(rows, cols, banks, depth):
+def test_two_ports_on_different_banks(rows, cols, banks, depth, latency):
     config = ChipConfig(
-        lanes=2, tile_rows=rows, tile_cols=cols, fmm_banks=banks, fmm_bank_depth=depth, wbuf_depth=18
+        lanes=2,
+        tile_rows=rows,
+        tile_cols=cols,
+        fmm_banks=banks,
+        fmm_bank_depth=depth,
+        wbuf_depth=18,
+        memory_latency=latency,
     )
     rng = np.random.default_rng(banks)
     dut = FeatureMemory(config=config)
+    assert dut.latency == latency
     total = banks * depth
     model = np.zeros((total, rows, cols), np.int64)
     inputs, expected = [], []
@@ -105,7 +113,7 @@ def test_two_ports_on_different_banks(rows, cols, banks, depth):
             kinds["masked"] += not mask.all()
         kinds["both"] += mac and other
         kinds["write_while_mac"] += mac and other and write
-    seen = trace(dut, [*inputs, {"enable": 0, "mac_enable": 0}], ["mac_data", "read_data"])
+    seen = trace(dut, [*inputs, *[{"enable": 0, "mac_enable": 0}] * latency], ["mac_data", "read_data"])
     compared = 0
     for (mac_words, words), found in zip(expected, seen[dut.latency :], strict=True):
         for wanted, name in ((mac_words, "mac_data"), (words, "read_data")):

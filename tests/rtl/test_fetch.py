@@ -127,6 +127,20 @@ def test_every_packet_reaches_its_unit(lanes, format, seed):
 
         return bench
 
+    async def convs(ctx):
+        """A descriptor shows in the cycle after it went, and until the next goes."""
+        stalls = Stalls((seed, "convs"))
+        while len(found["convs"]) < len(expected["convs"]):
+            ready = not stalls()
+            ctx.set(dut.convs.ready, ready)
+            went = ready and ctx.get(dut.convs.valid)
+            if found["convs"]:
+                assert ctx.get(dut.convs.taken) == found["convs"][-1]
+            await ctx.tick()
+            if went:
+                found["convs"].append(ctx.get(dut.convs.taken))
+        ctx.set(dut.convs.ready, 0)
+
     async def parameters(ctx):
         """Two sets, taken with the pulse, freed now and then."""
         in_use, chance = 0, random.Random(f"free {seed}")
@@ -154,7 +168,7 @@ def test_every_packet_reaches_its_unit(lanes, format, seed):
             await ctx.tick()
         assert not ctx.get(dut.busy)
 
-    simulate(dut, feed, take("convs"), take("loads"), take("stores"), take("rows"), parameters, limit=40_000)
+    simulate(dut, feed, convs, take("loads"), take("stores"), take("rows"), parameters, limit=40_000)
     for unit, want in expected.items():
         assert len(found[unit]) == len(want) > 0, unit
         for seen, wanted in zip(found[unit], want, strict=True):

@@ -13,9 +13,8 @@ from hyperdrive_hdl.config import MAX_ADDER_LATENCY, ChipConfig
 from hyperdrive_hdl.latencies import (
     EXACT_TERM_STAGES,
     ISSUE_TO_ACCESS,
-    ISSUE_TO_TERM,
-    MEMORY_READ,
     PARAMETER_LOOKUP,
+    WEIGHT_READ,
     latencies,
 )
 from hyperdrive_hdl.rtl.distribution import DataDistribution
@@ -48,9 +47,14 @@ MEASURED = [
     chip("q2.9", latency=3),
     chip("q2.9", "exact", 2),
     chip("q2.9", "exact", 4),
+    chip(latency=2).replace(memory_latency=2),
+    chip(latency=3).replace(memory_latency=3),
+    chip("fp8_e4m3", latency=1).replace(memory_latency=3),
+    chip("fp16", "exact", 3).replace(memory_latency=4),
+    chip("q2.9", "exact", 3).replace(memory_latency=5),
 ]
 measured = pytest.mark.parametrize(
-    "config", MEASURED, ids=lambda c: f"{c.accumulator}{c.adder_latency}-{c.format}"
+    "config", MEASURED, ids=lambda c: f"{c.accumulator}{c.adder_latency}-{c.memory_latency}-{c.format}"
 )
 SETTLED = 25  # cycles after which everything steady has come through
 
@@ -137,9 +141,9 @@ def test_the_stages_of_the_tile(config):
     assert found.index(one) - inputs.index(term) == at.accumulate + at.write - at.select
     assert dut.latency == at.accumulate
     # The first lane is selected in the very cycle in which its sum is there.
-    assert 1 + at.select == ISSUE_TO_TERM + at.accumulate
+    assert 1 + at.select == at.term + at.accumulate
     two = int(format.encode([2.0])[0])
-    assert found.index(two) - inputs.index({"read_data": one}) == at.write - at.read - MEMORY_READ
+    assert found.index(two) - inputs.index({"read_data": one}) == at.write - at.read - at.memory
 
 
 @measured
@@ -150,15 +154,18 @@ def test_the_stages_in_order(config):
     assert at.multiply == at.exact + at.exact_stages
     assert (at.exact_stages > 0) == (config.accumulator == "exact")
     assert at.store == at.bypass + at.unit_stages
-    assert at.done == at.write + 1
+    assert at.done == at.write + 1 + [0, 0, 0, 1, 1, 2][config.memory_latency]
+    assert at.read + at.memory < at.bypass
     assert (at.write > at.store) == (config.number_format.sums is not config.number_format)
 
 
-def test_the_way_from_issue_to_the_term():
-    """Address, memory, window; and a weight row takes as long."""
-    config = chip()
+@pytest.mark.parametrize("memory", [1, 2, 3, 4, 5])
+def test_the_way_from_issue_to_the_term(memory):
+    """Address, memory, window; and a weight row takes as long, or less."""
+    config = chip().replace(memory_latency=memory)
+    at = latencies(config)
     write = {"enable": 1, "write": 1, "address": 3, "rows": 1, "cols": 1, "write_data": [[5]]}
-    memory = [write, {"enable": 0, "mac_enable": 1, "mac_address": 3}, {"mac_address": 4}, {}]
+    memory = [write, {"enable": 0, "mac_enable": 1, "mac_address": 3}, {"mac_address": 4}, {}, {}, {}, {}, {}]
     seen = trace(FeatureMemory(config=config), memory, ["mac_data"])
     in_memory = [s["mac_data"] for s in seen].index([[5]]) - 1
     seen = trace(DataDistribution(config=config), [{"pixels": [[5]]}, {"pixels": [[0]]}, {}], ["x"])
@@ -166,9 +173,9 @@ def test_the_way_from_issue_to_the_term():
     row = [{"write.valid": 1, "write.payload": 2}, {"write.valid": 0, "read": 1}] + [{}] * 5
     seen = trace(WeightBuffer(depth=4, lanes=2), row, ["row"])
     in_buffer = [s["row"] for s in seen].index(2) - 1
-    assert ISSUE_TO_ACCESS + in_memory + in_window == ISSUE_TO_TERM
-    assert in_buffer == ISSUE_TO_TERM
-    assert in_memory == MEMORY_READ
+    assert ISSUE_TO_ACCESS + in_memory + in_window == at.term
+    assert in_buffer == WEIGHT_READ <= at.term
+    assert in_memory == at.memory
     assert latencies(chip("fp16", "exact")).accumulate == EXACT_TERM_STAGES + 1
 
 

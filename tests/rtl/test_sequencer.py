@@ -5,12 +5,11 @@ import random
 import pytest
 
 from hyperdrive_hdl.config import ChipConfig
-from hyperdrive_hdl.perf.cycles import DESCRIPTOR_TO_SUM
+from hyperdrive_hdl.perf.cycles import DESCRIPTOR_TO_SUM, SUM_TO_SUM
+from hyperdrive_hdl.rtl.layouts import row_bits
 from hyperdrive_hdl.rtl.sequencer import Sequencer
 from tests.support.operations import Comparison, Ring, descriptor, random_conv, sums
 from tests.support.streams import Stalls, simulate
-
-ROWS = 1 << 16  # row counts go round
 
 
 def chip(lanes, rows, cols, latency, **changes) -> ChipConfig:
@@ -55,6 +54,7 @@ def run(config, layers, *, seed=None, refusals=0.0) -> dict[str, int]:
     expected = sums(layers, config)
     last_of = {s.layer: i for i, s in enumerate(expected)}
     total = max(s.operations[-1]["row"] + 1 for s in expected)
+    rows = 1 << row_bits(config.wbuf_depth)  # row counts go round
     ring = Ring(config)
     shown = Comparison(dut.operation)
     rng = random.Random(f"sequencer {seed}")
@@ -71,18 +71,19 @@ def run(config, layers, *, seed=None, refusals=0.0) -> dict[str, int]:
         descriptors = []  # cycles in which they were taken
         begun = 0  # layers
         written = cycle = 0
+        sum_taken = -SUM_TO_SUM  # cycle
         while ring.active or len(ring.begun) < len(expected):
             layer = len(descriptors) - 1  # taken last
             if not offered and layer + 1 < len(layers) and not feeding():
                 offered = True
-                fences = {"need_loads": layer + 2, "need_stores": 99 - layer}
-                ctx.set(dut.layers.payload, descriptor(layers[layer + 1][0], **fences))
             ctx.set(dut.layers.valid, offered)
-            ctx.set(dut.written, written % ROWS)
+            ctx.set(dut.written, written % rows)
 
             at = len(ring.begun)
             upcoming = expected[at] if at < len(expected) and expected[at].layer <= layer else None
             if upcoming and upcoming.fields["first"] and cycle < descriptors[layer] + DESCRIPTOR_TO_SUM:
+                upcoming = None
+            if cycle < sum_taken + SUM_TO_SUM:
                 upcoming = None
             walked = layer < 0 or at > last_of[layer] or (at == last_of[layer] and upcoming is not None)
             next_taken = offered and walked and begun == layer + 1
@@ -95,7 +96,7 @@ def run(config, layers, *, seed=None, refusals=0.0) -> dict[str, int]:
             wanted = ring.operation
             where = f"cycle {cycle}, {wanted and layers[wanted['layer']]}"
             assert ctx.get(dut.valid) == (wanted is not None), where
-            assert ctx.get(dut.freed) == ring.freed % ROWS, where
+            assert ctx.get(dut.freed) == ring.freed % rows, where
             taken = False
             if wanted:
                 shown.check(ctx, wanted, where)
@@ -118,6 +119,8 @@ def run(config, layers, *, seed=None, refusals=0.0) -> dict[str, int]:
             if written < total and written - ring.freed < config.wbuf_depth and not arriving():
                 written += 1
             ring.step(taken, upcoming)
+            if len(ring.begun) > at:
+                sum_taken = cycle
             if next_taken:
                 offered = False
                 descriptors.append(cycle)
@@ -125,13 +128,16 @@ def run(config, layers, *, seed=None, refusals=0.0) -> dict[str, int]:
             counts["taken"] += taken
             cycle += 1
             await ctx.tick()
+            if next_taken:
+                fences = {"need_loads": layer + 2, "need_stores": 99 - layer}
+                ctx.set(dut.layers.taken, descriptor(layers[layer + 1][0], **fences))
         ctx.set(dut.taken, 0)
         for _ in range(5):
             assert not ctx.get(dut.valid), "more operations than the layers have"
             assert not ctx.get(dut.active)
             await ctx.tick()
         counts["cycles"] = cycle
-        assert ctx.get(dut.freed) == total % ROWS
+        assert ctx.get(dut.freed) == total % rows
 
     simulate(dut, bench, limit=200_000)
     assert counts["taken"] == sum(len(s.operations) for s in expected)

@@ -6,12 +6,10 @@ import pytest
 from amaranth.hdl import Value
 
 from hyperdrive_hdl.config import ChipConfig
-from hyperdrive_hdl.rtl.layouts import SumLayout
+from hyperdrive_hdl.rtl.layouts import SumLayout, row_bits
 from hyperdrive_hdl.rtl.terms import TermWalker
 from tests.support.operations import Comparison, Packing, Ring, random_conv, sums
 from tests.support.streams import Stalls, simulate
-
-ROWS = 1 << 16  # row counts go round
 
 
 def chip(latency, **changes) -> ChipConfig:
@@ -65,6 +63,7 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
         "taken", "gapless", "refused", "starved", "behind", "restored", "full", "replaced", "ahead", "blocks",
     )  # fmt: skip
     counts = dict.fromkeys(cases, 0)
+    rows = 1 << row_bits(config.wbuf_depth)  # row counts go round
     stored = [-1] * config.wbuf_depth  # row in every place of the weight buffer
     shown = Comparison(dut.operation)
     packing = Packing(SumLayout(config))
@@ -89,13 +88,13 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
                 upcoming = todo[len(ring.begun)]
                 ctx.set(Value.cast(dut.sums.payload), packing.word(upcoming.fields))
             ctx.set(dut.sums.valid, upcoming is not None)
-            ctx.set(dut.written, written % ROWS)
+            ctx.set(dut.written, written % rows)
 
             wanted = ring.operation
             where = f"sum {wanted and wanted['number']}, {len(ring.begun)} begun"
             assert ctx.get(dut.valid) == (wanted is not None), where
             assert ctx.get(dut.active) == ring.active, where
-            assert ctx.get(dut.freed) == ring.freed % ROWS, where
+            assert ctx.get(dut.freed) == ring.freed % rows, where
             eligible = taken = False
             if wanted:
                 shown.check(ctx, wanted, where)

@@ -9,7 +9,7 @@ import pytest
 
 from hyperdrive_hdl.arith import hardware
 from hyperdrive_hdl.config import ChipConfig
-from hyperdrive_hdl.latencies import ISSUE_TO_TERM, MEMORY_READ, latencies
+from hyperdrive_hdl.latencies import latencies
 from hyperdrive_hdl.rtl.tile import Tile, TileEpilogue
 from tests.support.operands import boundary_words
 from tests.support.operations import trace_packed
@@ -34,6 +34,8 @@ LANES = {1: 2, 2: 3, 3: 4, 4: 1}
 CHIPS = [
     *(chip(f, "sequential", u, LANES[u]) for f, u in product(("fp16", "bf16", "fp8_e4m3", "q2.9"), LANES)),
     *(chip(f, "exact", u, 2) for f, u in product(("fp16", "fp8_e4m3", "q2.9"), (1, 2, 3))),
+    chip("fp16", "sequential", 3, 4).replace(memory_latency=3),
+    chip("fp8_e4m3", "exact", 2, 3).replace(memory_latency=2),
     chip("q0.3", "sequential", 3, 4),  # three words for a stored sum
     chip("fp8_e5m2_ftz", "sequential", 2, 3),
     chip("fp16_ftz", "exact", 4, 3),
@@ -195,7 +197,7 @@ def test_epilogue(config):
         last = rng.getrandbits(width) if exact else 0
         given = [h for h, _ in held]
         for one in given if exact else ():
-            one["total"] = (one["total"] + common + (0 if one["weight"] else last)) % (1 << width)
+            one["total"] = (one["total"] + common + (-last if one["weight"] else last)) % (1 << width)
         shared = {"common": common, "last_term": last} if exact else {}
         timeline.tell(cycle + at.select, held=given, **shared)
         expected[cycle + at.write] = finished(format, held[slot["lane"]][1], job, slot)
@@ -230,7 +232,7 @@ def test_tile(config):
     rng = random.Random(f"tile {config}")
     format, at, lanes = config.number_format, latencies(config), config.lanes
     parts, turns = format.words_per_sum, config.sums_in_turn
-    slot_of_term = 1 - ISSUE_TO_TERM
+    slot_of_term = 1 - at.term
     timeline = Timeline()
     expected = {}
     counts = dict.fromkeys(("restored", "gap", "tight", "single", "partial", "sums", "gap_in_restore"), 0)
@@ -291,8 +293,8 @@ def test_tile(config):
             slot_cycle = cycle + slot_of_term
             for lane, part in product(range(lanes), range(parts if job["partial"] else 1)):
                 slot = random_slot(format, rng, lane, part)
-                control(timeline, at, slot_cycle, job, slot)
-                timeline.tell(slot_cycle + at.read + MEMORY_READ, read_data=slot["bypass"])
+                control(timeline, at, slot_cycle - at.broadcast, job, slot)
+                timeline.tell(slot_cycle + at.read + at.memory, read_data=slot["bypass"])
                 expected[slot_cycle + at.write] = finished(format, int(sums[lane]), job, slot)
                 slot_cycle += 1
             counts["tight"] += cycle == ready

@@ -312,9 +312,8 @@ def test_memory_port_priorities(banks, depth):
             "mac_enable": rng.random() < 0.7,
             "mac_address": rng.randrange(words),
             "read": read,
-            "read_address": rng.randrange(words),
             "write": write,
-            "write_address": rng.randrange(words),
+            "epilogue_address": rng.randrange(words),
             "border_request": rng.random() < 0.2,
             "border_address": rng.randrange(words),
             "load_request": rng.random() < 0.6,
@@ -350,7 +349,8 @@ def test_memory_port_priorities(banks, depth):
             assert (found[f"{name}_grant"] and values[f"{name}_request"]) == (winner == name)
         if winner is None:
             continue
-        assert found["address"] == values[f"{winner}_address"]
+        source = "epilogue" if winner in ("read", "write") else winner
+        assert found["address"] == values[f"{source}_address"]
         assert found["is_write"] == (winner in ("write", "load"))
         assert found["from_load"] == (winner == "load")
         if winner == "write":

@@ -5,11 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from hyperdrive_hdl.rtl.layouts import ROW_BITS
+from hyperdrive_hdl.rtl.layouts import row_bits
 from hyperdrive_hdl.rtl.weight_buffer import WeightBuffer
 from tests.support.streams import refuses, simulate, trace
-
-ROWS = 1 << ROW_BITS  # row counts go round
 
 
 @pytest.mark.parametrize("depth", [2, 3, 5, 8, 18])
@@ -24,19 +22,20 @@ def test_any_row_in_use_is_read(depth, seed):
 
     async def bench(ctx):
         write = free = 1.0  # how often
-        written = freed = 0
+        written = freed = freed_before = 0
         offered = False
         expected = [None] * dut.latency  # what was read so many cycles ago
-        came = last = -1  # rows that were written and read in the cycle before
+        came = -1  # row that was written in the cycle before
+        last = [-1, -1]  # rows read in the two cycles before
         while freed < len(rows) or any(row is not None for row in expected):
             if rng.random() < 0.03:
                 write, free = rng.choice([(1, 1), (1, 0.2), (0.2, 1), (0.5, 0.5)])
             offered = offered or (written < len(rows) and rng.random() < write)
             ctx.set(dut.write.valid, offered)
             ctx.set(dut.write.payload, rows[written] if offered else rng.getrandbits(lanes))
-            ctx.set(dut.freed, freed % ROWS)
-            assert ctx.get(dut.written) == written % ROWS
-            assert ctx.get(dut.write.ready) == (written - freed < depth)
+            ctx.set(dut.freed, freed % (1 << row_bits(depth)))
+            assert ctx.get(dut.written) == written % (1 << row_bits(depth))
+            assert ctx.get(dut.write.ready) == (written - freed_before < depth)
             # Anything between what is freed and what is written, more often at the ends.
             go = written > freed and rng.random() < 0.8
             row = rng.choice([freed, freed, written - 1, rng.randrange(freed, written)]) if go else 0
@@ -48,20 +47,21 @@ def test_any_row_in_use_is_read(depth, seed):
             seen["idle"] += not go
             seen["gapless"] += go and expected[-1:] != [None]
             expected.append(rows[row] if go else None)
-            taken = offered and written - freed < depth
+            taken = offered and written - freed_before < depth
             seen["read"] += go
             seen["full"] += offered and not taken
             seen["just_written"] += go and row == came
-            seen["replaced"] += taken and written - depth == last >= 0
-            # A row may be freed as it is read, and its place is taken in the next cycle.
+            seen["replaced"] += taken and written - depth == last[0] >= 0
+            assert not taken or last[1] < 0 or written - depth != last[1], "written and read at the same time"
+            # A row may be freed as it is read, and its place is taken two cycles later.
             after = freed
             if rng.random() < free:
                 after = min(freed + rng.choice([1, 1, 1, 1, depth]), row + 1 if go else written)
             seen["freed_many"] += after > freed + 1
-            came, last = written if taken else -1, row if go else -1
+            came, last = written if taken else -1, [last[1], row if go else -1]
             written += taken
             offered = offered and not taken
-            freed = after
+            freed_before, freed = freed, after
             await ctx.tick()
 
     simulate(dut, bench)
@@ -70,21 +70,21 @@ def test_any_row_in_use_is_read(depth, seed):
 
 @pytest.mark.slow
 def test_row_counts_go_round():
-    """2^16 rows and more: what is in use is the difference."""
+    """More rows than can be counted: what is in use is the difference."""
     depth = 5000
     dut = WeightBuffer(depth=depth, lanes=3)
 
     async def bench(ctx):
         ctx.set(dut.write.valid, 1)
-        for freed in range(0, ROWS + 2 * depth, depth):
-            ctx.set(dut.freed, freed % ROWS)
+        for freed in range(0, (1 << row_bits(depth)) + 2 * depth, depth):
+            ctx.set(dut.freed, freed % (1 << row_bits(depth)))
             await ctx.tick().repeat(depth - 1)
-            assert ctx.get(dut.written) == (freed + depth - 1) % ROWS
+            assert ctx.get(dut.written) == (freed + depth - 1) % (1 << row_bits(depth))
             assert ctx.get(dut.write.ready)
             await ctx.tick()
             assert not ctx.get(dut.write.ready)
 
-    simulate(dut, bench, limit=2 * ROWS)
+    simulate(dut, bench, limit=2 << row_bits(depth))
 
 
 def test_a_row_is_read_in_the_cycle_after_it_came():
@@ -106,16 +106,16 @@ def test_a_row_is_read_in_the_cycle_after_it_came():
     assert [s["row"] for s in seen][1 + dut.latency : 5 + dut.latency] == rows
 
 
-def test_a_place_is_free_in_the_cycle_after_its_row_was_read_for_the_last_time():
-    """The new row is written as the old one is read from the array: it is the old one that comes."""
-    dut = WeightBuffer(depth=2, lanes=8)
-    inputs = [{"write.valid": 1, "write.payload": 1}, {"write.payload": 2}]
+def test_a_place_is_free_once_its_row_was_read_for_the_last_time():
+    """The new row is written in the cycle after the old one was read from the array."""
+    dut = WeightBuffer(depth=3, lanes=8)
+    inputs = [{"write.valid": 1, "write.payload": row} for row in (1, 2, 3)]
     inputs += [
-        {"write.payload": row + 3, "read": 1, "position": row % 2, "freed": max(0, row)} for row in range(6)
+        {"write.payload": max(4, row + 2), "read": 1, "position": row % 3, "freed": row} for row in range(6)
     ]
     seen = trace(dut, inputs + [{"read": 0, "write.valid": 0}] * dut.latency, ["write.ready", "row"])
-    assert [s["write.ready"] for s in seen[:8]] == [1, 1, 0, 1, 1, 1, 1, 1]
-    assert [s["row"] for s in seen[2 + dut.latency : 8 + dut.latency]] == [1, 2, 4, 5, 6, 7]
+    assert [s["write.ready"] for s in seen[:9]] == [1, 1, 1, 0, 0, 1, 1, 1, 1]
+    assert [s["row"] for s in seen[3 + dut.latency : 9 + dut.latency]] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("depth", [1, 0, -3, "8", 2.5, True])
