@@ -43,6 +43,7 @@ PRESETS = {
             wbuf_depth=4608,
             accumulator="exact",
             adder_latency=3,
+            memory_latency=5,
         ),
         ChipConfig(
             name="orangecrab",
@@ -54,6 +55,7 @@ PRESETS = {
             wbuf_depth=4608,
             accumulator="exact",
             adder_latency=3,
+            memory_latency=5,
         ),
         # Built in minutes.
         ChipConfig(
@@ -66,6 +68,7 @@ PRESETS = {
             wbuf_depth=576,
             accumulator="exact",
             adder_latency=3,
+            memory_latency=5,
         ),
         # One rounding per addition, as the paper's.
         ChipConfig(
@@ -77,17 +80,18 @@ PRESETS = {
             fmm_bank_depth=1024,
             wbuf_depth=4608,
             adder_latency=3,
+            memory_latency=5,
         ),
-        # Banks of a single-port RAM's size, 4 of them.
+        # Banks of a single-port RAM's size, 4 of them. FP16's exact sums and rounding do not fit.
         ChipConfig(
             name="icebreaker",
-            lanes=2,
+            lanes=8,
             tile_rows=1,
             tile_cols=1,
             fmm_banks=4,
             fmm_bank_depth=16384,
             wbuf_depth=576,
-            format="q4.11",
+            format="q4.5",
             accumulator="exact",
         ),
         ChipConfig(

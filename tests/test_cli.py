@@ -223,7 +223,7 @@ def test_json_may_go_to_a_device(capsys):
     "argv",
     [
         [],
-        ["fpga"],
+        ["no-such-command"],
         ["run", MODEL],
         ["run", MODEL, "x.npy", "--engine", "verilog"],
         ["run", MODEL, "x.npy", "--stall-seed", "-1"],

@@ -46,6 +46,8 @@ class Board:
     constraints : file in constraints/ that the build's constraints end with, if there is one
     uart : pins of a header, where the board has no USB bridge: (connector, number, rx, tx)
     program_buffer, maps_buffer, output_buffer : words between the line and the chip
+    counters : the board counts cycles
+    descriptor_words : so many words of a descriptor go to block RAM, the others to registers
     loader : the command that loads the file of ``bitstream``
     bitstream : its name in the results
     met_mhz : clock after place and route of those presets that have met timing; measured with this program
@@ -69,6 +71,8 @@ class Board:
     program_buffer: int = 2048
     maps_buffer: int = 512
     output_buffer: int = 512
+    counters: bool = True
+    descriptor_words: int = 0
     met_mhz: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -164,6 +168,19 @@ def _orangecrab(size: int, **more) -> Board:
     )
 
 
+# Of 5,280 logic cells and 30 block RAMs hardly any are left.
+_UP5K = {
+    "family": "ice40",
+    "device": "iCE40 UP5K",
+    "oscillator_mhz": 12,
+    "presets": {"icebreaker": 12},
+    "program_buffer": 256,
+    "maps_buffer": 256,
+    "output_buffer": 256,
+    "counters": False,
+    "descriptor_words": 20,
+}
+
 BOARDS = {
     board.name: board
     for board in (
@@ -185,33 +202,22 @@ BOARDS = {
         ),
         Board(
             name="icebreaker",
-            family="ice40",
-            device="iCE40 UP5K",
             platform=("icebreaker", "ICEBreakerPlatform"),
-            oscillator_mhz=12,
-            presets={"icebreaker": 12},
+            met_mhz={"icebreaker": 24.1},
             alive=("led_g", 0),
             error=("led_r", 0),
-            program_buffer=512,
-            maps_buffer=256,
-            output_buffer=256,
+            **_UP5K,
             loader="iceprog hyperdrive.bin",
             bitstream="hyperdrive.bin",
         ),
         Board(
             name="icesugar",
-            family="ice40",
-            device="iCE40 UP5K",
             platform=("icesugar", "ICESugarPlatform"),
-            oscillator_mhz=12,
-            presets={"icebreaker": 12},
             alive=("led_g", 0),
             busy=("led_b", 0),
             error=("led_r", 0),
             baud=115_200,
-            program_buffer=512,
-            maps_buffer=256,
-            output_buffer=256,
+            **_UP5K,
             loader="icesprog hyperdrive.bin",
             bitstream="hyperdrive.bin",
         ),

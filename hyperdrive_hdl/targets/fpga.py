@@ -102,7 +102,7 @@ def make_core(board: Board, chip: ChipConfig, *, clock_hz: int, baud: int) -> Co
         program_buffer=board.program_buffer,
         maps_buffer=board.maps_buffer,
         output_buffer=board.output_buffer,
-        counters=True,
+        counters=board.counters,
     )
     core = BoardCore(config=chip, divisor=baud_divisor(clock_hz, baud), identity=identity)
     text = ModuleLibrary().convert(core, name=CORE)
@@ -122,17 +122,23 @@ def modules_under(rtlil: str, module: str) -> list[str]:
     return [name for name in bodies if name in found]
 
 
-def preparation(chip: ChipConfig, core: Core) -> str:
+def preparation(board: Board, chip: ChipConfig, core: Core) -> str:
     """Yosys commands before synthesis.
 
     The chip's memories lose their initial contents, which large RAMs cannot have and nothing reads; ROMs
     around it keep theirs. Of several tiles one is mapped and the others are its copies: a sixth of the time.
+    Memories that are never read where they are written need no logic for that case (rtl/registers.py); on a
+    small FPGA the words of a descriptor go to block RAM, of which there is more than of registers.
     """
     bodies = dict(re.findall(r"^module \\(\S+)$(.*?)^end$", core.rtlil, re.MULTILINE | re.DOTALL))
     filled = [name for name in core.chip_modules if "$meminit_v2" in bodies[name]]
     lines = [f"hierarchy -top {TOP}", *(f"delete {name}/t:$meminit_v2" for name in filled)]
     if chip.tiles > 1:
         lines += ["setattr -mod -set keep_hierarchy 1 tile", "proc", "flatten", "opt_clean -purge"]
+    lines += ["proc", "memory_collect", "setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check %i"]
+    if board.descriptor_words:
+        chosen = f"a:descriptor_word<={board.descriptor_words}"
+        lines.append(f'setattr -set ram_style "block" t:$mem_v2 {chosen} %i')
     return "\n".join(lines)
 
 
@@ -162,7 +168,7 @@ def build_plan(
         name=TOP,
         do_build=False,
         emit_src=False,
-        script_after_read=preparation(chip, core),
+        script_after_read=preparation(board, chip, core),
         synth_opts=hierarchy + _SYNTHESIS[board.family],
         script_after_synth="tee -q -o cells.json stat -json",
     )
