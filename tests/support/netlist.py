@@ -12,6 +12,7 @@ from hyperdrive_hdl.rtl.hierarchy import ModuleLibrary
 from hyperdrive_hdl.simulate.board import CORE, NO_CHECKS
 from hyperdrive_hdl.simulate.compiled import CXX_SOURCES
 from hyperdrive_hdl.simulate.cxxrtl import build_library
+from hyperdrive_hdl.targets.boards import BOARDS
 from hyperdrive_hdl.targets.fpga import _SYNTHESIS, Core, modules_under, preparation
 from hyperdrive_hdl.tools import yosys
 
@@ -46,7 +47,7 @@ def synthesise(config: ChipConfig, identity: Identity, work: Path) -> tuple[str,
     dut = BoardCore(config=config, divisor=divisor, identity=identity)
     rtlil = ModuleLibrary().convert(dut, name=CORE)
     (work / f"{CORE}.il").write_text(rtlil)
-    prepared = preparation(config, Core(rtlil, tuple(modules_under(rtlil, "chip"))))
+    prepared = preparation(BOARDS["icebreaker"], config, Core(rtlil, tuple(modules_under(rtlil, "chip"))))
     prepared = prepared.replace("hierarchy -top top", f"hierarchy -top {CORE}")
     yosys(_SYNTHESISE.format(preparation=prepared), cwd=work, what="synthesis")
     return (work / "netlist.il").read_text(), (work / "cells.json").read_text()
