@@ -17,6 +17,8 @@ from tests.support.pins import host
 from tests.support.resnet import random_conv
 from tests.support.simulated import random_inputs
 
+pytestmark = pytest.mark.slow  # two minutes of computing for each netlist
+
 CHIP = ChipConfig(
     name="netlist",
     lanes=2,
@@ -57,9 +59,8 @@ def layer(seed: int):
 def check(netlist: str) -> None:
     board = SimulatedBoard(build_netlist(netlist), IDENTITY)
     with board, host(board, CHIP, timeout=2.0) as backend:
-        for seed in (1, 2):
-            done = check_program(backend, *layer(seed))
-            assert len(np.unique([maps["out"] for maps in done.outputs])) > 10
+        done = check_program(backend, *layer(1))
+        assert len(np.unique([maps["out"] for maps in done.outputs])) > 10
         assert not board.error
         assert board.framing_errors == 0
 
@@ -68,7 +69,6 @@ def test_a_layer(netlist):
     check(netlist)
 
 
-@pytest.mark.slow  # as long as the one above
 def test_a_wrong_bit_of_a_lut_is_seen(netlist):
     """In the first lane's adder: the sum's bit 7 where both operands are 1 and the carry is 0."""
     found = re.search(

@@ -63,7 +63,7 @@ def build_netlist(netlist: str) -> Path:
         (work / "netlist.il").write_text(netlist)
         (work / "cells_sim.v").write_text(cells)
         yosys(_SIMULATE, cwd=work, what="CXXRTL")
-        return ["-DHYPERDRIVE_EDGES", *NO_CHECKS]
+        return ["-DHYPERDRIVE_EDGES", "-O0", *NO_CHECKS]  # -O1 takes over five minutes to compile
 
     sources = [f"{CORE}.cc", str(CXX_SOURCES / "board.cc")]
     return build_library(f"{netlist}{cells}{_SIMULATE}", prepare, sources, kind="board")
