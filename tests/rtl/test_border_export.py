@@ -36,7 +36,7 @@ def test_words_are_walked_as_they_are_made(config):
 
     async def bench(ctx):
         nonlocal walked, skipped
-        for _ in range(25):
+        for _ in range(35):
             map = BorderMap.random(rng, config)
             ctx.set(dut.map, map.descriptor)
             ctx.set(dut.start, 1)

@@ -194,7 +194,7 @@ def exchange(config, neighbours, seed, count):
 @pytest.mark.parametrize("config", CHIPS, ids=chip_name)
 @pytest.mark.parametrize("seed", range(2))
 def test_the_ring_is_what_the_neighbours_have(config, seed):
-    looked, true = exchange(config, set(Side), seed, 4)
+    looked, true = exchange(config, set(Side), seed, 7)
     assert looked > true > 50
 
 
