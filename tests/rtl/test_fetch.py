@@ -58,6 +58,12 @@ def decoded(words, layout) -> dict[str, int]:
     return values
 
 
+def useful_bits(config) -> dict[str, int]:
+    """Of fields that cannot be larger than the chip."""
+    rows = config.wbuf_depth.bit_length()
+    return {"last_lanes": config.lanes.bit_length(), "block_channels": rows, "last_channels": rows}
+
+
 def random_program(rng, config, packets, expected):
     """A program and, in ``expected``, what every unit has to get from it."""
     words = config_packet(config)
@@ -73,6 +79,9 @@ def random_program(rng, config, packets, expected):
             values = decoded(body, layout)
             waits = {"loads": "wait_loads", "convs": "wait_convs", "stores": "wait_stores"}
             want = {name: value for name, value in values.items() if not name.startswith("wait_")}
+            for name, bits in useful_bits(config).items():  # of others the chip keeps nothing
+                if name in want:
+                    want[name] %= 1 << bits
             for need, other in fences.items():
                 wait = values.get(waits[other], values.get("wait_transfers"))
                 if opcode != Opcode.CONV and other != "convs":
