@@ -116,8 +116,9 @@ def _heading(config: ChipConfig, top: str) -> str:
     values = "".join(f"//   {line}\n" for line in config.to_toml().splitlines())
     width, word = config.program_width, config.word_width
     memories = f"""\
-// Memories are plain arrays in {top}_single_port_memory (feature maps; one port, a write mask per word),
-// {top}_weight_buffer and {top}_parameter_buffer: put SRAM macros in their place there.
+// Memories are plain arrays in {top}_single_port_memory (feature maps; one port, a write
+// mask per word), {top}_weight_buffer and
+// {top}_parameter_buffer: put SRAM macros in their place there.
 """
     if config.links:
         memories = f"""\
