@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import Assert, ClockDomain, Const, Fragment, Module, Signal, Value
+from amaranth.hdl import Assert, ClockDomain, Const, Fragment, Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -134,9 +134,12 @@ class Substitutes(ModuleLibrary):
         """Classes to be replaced that the design does not have."""
         return [kind.__name__ for kind in self._kinds if kind not in self._placed]
 
-    def instantiate(self, m: Module, name: str, kind: type[wiring.Component], parameters: dict) -> Any:
+    def instantiate(
+        self, m: Module, name: str, kind: type[wiring.Component], parameters: dict, reset: Value | None
+    ) -> Any:
         self._placed.add(kind)
-        m.submodules[name] = component = self._kinds.get(kind, kind)(**parameters)
+        component = self._kinds.get(kind, kind)(**parameters)
+        m.submodules[name] = component if reset is None else ResetInserter(reset)(component)
         return component
 
 
