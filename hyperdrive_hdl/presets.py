@@ -5,6 +5,19 @@ from pathlib import Path
 from .config import ChipConfig
 from .errors import ConfigError
 
+_LARGE_ECP5 = ChipConfig(
+    name="ulx3s",
+    lanes=16,
+    tile_rows=4,
+    tile_cols=4,
+    fmm_banks=8,
+    fmm_bank_depth=1024,
+    wbuf_depth=4608,
+    accumulator="exact",
+    adder_latency=3,
+    memory_latency=5,
+)
+
 PRESETS = {
     chip.name: chip
     for chip in (
@@ -33,55 +46,12 @@ PRESETS = {
             border_depth=512,
         ),
         # Boards (targets/boards.py). ULX3S and OrangeCrab with the 85F: 256 TPUs, 131,072 words.
-        ChipConfig(
-            name="ulx3s",
-            lanes=16,
-            tile_rows=4,
-            tile_cols=4,
-            fmm_banks=8,
-            fmm_bank_depth=1024,
-            wbuf_depth=4608,
-            accumulator="exact",
-            adder_latency=3,
-            memory_latency=5,
-        ),
-        ChipConfig(
-            name="orangecrab",
-            lanes=16,
-            tile_rows=4,
-            tile_cols=4,
-            fmm_banks=8,
-            fmm_bank_depth=1024,
-            wbuf_depth=4608,
-            accumulator="exact",
-            adder_latency=3,
-            memory_latency=5,
-        ),
+        _LARGE_ECP5,
+        _LARGE_ECP5.replace(name="orangecrab"),
         # Built in minutes.
-        ChipConfig(
-            name="ulx3s-small",
-            lanes=8,
-            tile_rows=2,
-            tile_cols=2,
-            fmm_banks=8,
-            fmm_bank_depth=1024,
-            wbuf_depth=576,
-            accumulator="exact",
-            adder_latency=3,
-            memory_latency=5,
-        ),
+        _LARGE_ECP5.replace(name="ulx3s-small", lanes=8, tile_rows=2, tile_cols=2, wbuf_depth=576),
         # One rounding per addition, as the paper's.
-        ChipConfig(
-            name="ulx3s-paper",
-            lanes=16,
-            tile_rows=3,
-            tile_cols=3,
-            fmm_banks=8,
-            fmm_bank_depth=1024,
-            wbuf_depth=4608,
-            adder_latency=3,
-            memory_latency=5,
-        ),
+        _LARGE_ECP5.replace(name="ulx3s-paper", tile_rows=3, tile_cols=3, accumulator="sequential"),
         # Banks of a single-port RAM's size, 4 of them. FP16's exact sums and rounding do not fit.
         ChipConfig(
             name="icebreaker",

@@ -123,15 +123,19 @@ def _unchecked_reads(text: str) -> str:
 
     Amaranth cannot say that of a port, and Yosys heeds the attribute only of ports that it makes itself.
     """
-    lines, unchecked, masked = text.split("\n"), set(), False
+    lines, unchecked, masked, marked = text.split("\n"), set(), False, False
     for at, line in enumerate(lines):
+        if line.startswith("  attribute "):
+            marked |= line == "  attribute \\no_rw_check 1"
+            continue
         if line.startswith("module "):
             unchecked.clear()
-        elif line.startswith("  memory ") and "  attribute \\no_rw_check 1" in lines[at - 4 : at]:
+        elif line.startswith("  memory ") and marked:
             unchecked.add(line.rpartition("\\")[2])
         elif line.startswith("    parameter \\MEMID "):
             masked = line.rpartition("\\")[2].strip('"') in unchecked
         elif line.startswith("    parameter \\COLLISION_X_MASK ") and masked:
             start, quote, bits = line.partition("'")
             lines[at] = start + quote + "1" * len(bits)
+        marked = False
     return "\n".join(lines)

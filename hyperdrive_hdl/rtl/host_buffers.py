@@ -6,11 +6,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-OFFSET_BITS = 16  # words are counted modulo 2^16
+from .registers import NO_COLLISION
 
-# A memory that is never read and written in the same cycle: without the logic that block RAM would need to
-# give the word before, or after, the write (hierarchy.py).
-NEVER_BOTH = {"no_rw_check": 1}
+OFFSET_BITS = 16  # words are counted modulo 2^16
 
 
 def _check(width: int, depth: int, start: int) -> None:
@@ -75,7 +73,7 @@ class CommitBuffer(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         depth, bits = self._depth, ceil_log2(self._depth)
-        m.submodules.cells = cells = Memory(shape=self._width, depth=depth, init=[], attrs=NEVER_BOTH)
+        m.submodules.cells = cells = Memory(shape=self._width, depth=depth, init=[], attrs=NO_COLLISION)
         write_port = cells.write_port()
         read_port = cells.read_port()
         # One bit more than an address tells a full ring from an empty one.
@@ -164,7 +162,7 @@ class OutputBuffer(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         depth, bits = self._depth, ceil_log2(self._depth)
-        m.submodules.cells = cells = Memory(shape=self._width, depth=depth, init=[], attrs=NEVER_BOTH)
+        m.submodules.cells = cells = Memory(shape=self._width, depth=depth, init=[], attrs=NO_COLLISION)
         write_port = cells.write_port()
         read_port = cells.read_port()
         written = Signal(bits, init=self._start % depth)

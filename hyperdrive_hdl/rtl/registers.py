@@ -5,12 +5,8 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-# Nothing reads a word in the cycle in which it is written: synthesis need not keep the old one for it.
-# Yosys looks at the attribute only where it makes the read port itself; before synth_ice40 it has to be told:
-#   proc; memory_collect
-#   setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check %i
-# And where block RAM is left over, that so many words of a descriptor (descriptors.py) shall have one each:
-#   setattr -set ram_style "block" t:$mem_v2 a:descriptor_word<=18 %i
+# Of a memory: nothing reads a word in the cycle in which it is written, so that synthesis need not keep the
+# old one for it (hierarchy.py tells Yosys).
 NO_COLLISION = {"no_rw_check": 1}
 
 

@@ -203,7 +203,7 @@ BOARDS = {
         Board(
             name="icebreaker",
             platform=("icebreaker", "ICEBreakerPlatform"),
-            met_mhz={"icebreaker": 24.1},
+            met_mhz={"icebreaker": 25.0},
             alive=("led_g", 0),
             error=("led_r", 0),
             **_UP5K,

@@ -127,18 +127,15 @@ def preparation(board: Board, chip: ChipConfig, core: Core) -> str:
 
     The chip's memories lose their initial contents, which large RAMs cannot have and nothing reads; ROMs
     around it keep theirs. Of several tiles one is mapped and the others are its copies: a sixth of the time.
-    Memories that are never read where they are written need no logic for that case (rtl/registers.py); on a
-    small FPGA the words of a descriptor go to block RAM, of which there is more than of registers.
+    On a small FPGA words of a descriptor go to block RAM, of which there is more than of registers.
     """
     bodies = dict(re.findall(r"^module \\(\S+)$(.*?)^end$", core.rtlil, re.MULTILINE | re.DOTALL))
     filled = [name for name in core.chip_modules if "$meminit_v2" in bodies[name]]
     lines = [f"hierarchy -top {TOP}", *(f"delete {name}/t:$meminit_v2" for name in filled)]
     if chip.tiles > 1:
         lines += ["setattr -mod -set keep_hierarchy 1 tile", "proc", "flatten", "opt_clean -purge"]
-    lines += ["proc", "memory_collect", "setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check %i"]
     if board.descriptor_words:
-        chosen = f"a:descriptor_word<={board.descriptor_words}"
-        lines.append(f'setattr -set ram_style "block" t:$mem_v2 {chosen} %i')
+        lines.append(f'setattr -set ram_style "block" m:* a:descriptor_word<={board.descriptor_words} %i')
     return "\n".join(lines)
 
 

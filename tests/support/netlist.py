@@ -9,7 +9,7 @@ from hyperdrive_hdl.config import ChipConfig
 from hyperdrive_hdl.host_link import Identity
 from hyperdrive_hdl.rtl.board import BoardCore
 from hyperdrive_hdl.rtl.hierarchy import ModuleLibrary
-from hyperdrive_hdl.simulate.board import CORE, NO_CHECKS
+from hyperdrive_hdl.simulate.board import CORE
 from hyperdrive_hdl.simulate.compiled import CXX_SOURCES
 from hyperdrive_hdl.simulate.cxxrtl import build_library
 from hyperdrive_hdl.targets.boards import BOARDS
@@ -63,7 +63,7 @@ def build_netlist(netlist: str) -> Path:
         (work / "netlist.il").write_text(netlist)
         (work / "cells_sim.v").write_text(cells)
         yosys(_SIMULATE, cwd=work, what="CXXRTL")
-        return ["-DHYPERDRIVE_EDGES", "-O0", *NO_CHECKS]  # -O1 takes over five minutes to compile
+        return ["-DHYPERDRIVE_EDGES", "-O0"]  # -O1 takes over five minutes to compile
 
     sources = [f"{CORE}.cc", str(CXX_SOURCES / "board.cc")]
     return build_library(f"{netlist}{cells}{_SIMULATE}", prepare, sources, kind="board")
