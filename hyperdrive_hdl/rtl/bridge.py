@@ -214,7 +214,8 @@ class Bridge(wiring.Component):
     rx, tx : the line
     program, fm_in, fm_out : the chip's streams
     status, activity : the chip's
-    chip_reset : for ``RESET_CYCLES`` after a RESET; what the streams do in its first cycle has no effect
+    chip_reset : while there is a reset, and for ``RESET_CYCLES`` after a RESET; what the streams do in its
+        first cycle has no effect
     busy, error : lamps: a program is running; the chip has failed or, since RESET, something damaged has
         come over the line
 
@@ -243,7 +244,7 @@ class Bridge(wiring.Component):
                 "fm_out": In(stream.Signature(config.word_width)),
                 "status": In(StatusSignature()),
                 "activity": In(ActivitySignature()),
-                "chip_reset": Out(1),
+                "chip_reset": Out(1, init=1),
                 "busy": Out(1),
                 "error": Out(1),
             }

@@ -295,9 +295,11 @@ class Chip(wiring.Component):
         weight_row = Signal(config.lanes)
         row = delayed(m, weights.row, latencies(config).term - WEIGHT_READ, name="row")
         m.d.comb += weight_row.eq(row | issue.restore.replicate(config.lanes))
+        tile_reset = Signal(init=1)  # a cycle late: a way as wide as the chip is
+        m.d.sync += tile_reset.eq(0)
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
-                tile = instantiate(m, platform, f"tile{i}_{j}", Tile, config=config)
+                tile = instantiate(m, platform, f"tile{i}_{j}", Tile, reset=tile_reset, config=config)
                 control = tile.control
                 m.d.comb += [
                     distribution.pixels[i][j].eq(memory.mac_data[i][j]),

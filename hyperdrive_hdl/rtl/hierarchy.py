@@ -28,7 +28,8 @@ def instantiate(
 ) -> Any:
     """Place a ``kind(**parameters)`` in ``m`` as submodule ``name`` and return its interface.
 
-    With ``reset`` it is also reset by that signal, besides the domain's reset.
+    With ``reset`` that signal is its reset, in place of the domain's: it must be high in, or right after, the
+    cycles in which the domain's is.
     """
     if isinstance(kind, partial):
         merged = kind.keywords | parameters
@@ -96,8 +97,7 @@ class ModuleLibrary:
             direction = "i" if member.flow is In else "o"
             connections[f"{direction}_{'__'.join(map(str, path))}"] = Value.cast(value)
         if clocked:
-            resets = ResetSignal() if reset is None else ResetSignal() | reset
-            connections |= {"i_clk": ClockSignal(), "i_rst": resets}
+            connections |= {"i_clk": ClockSignal(), "i_rst": ResetSignal() if reset is None else reset}
         m.submodules[name] = Instance(module, **connections)
         return ports
 

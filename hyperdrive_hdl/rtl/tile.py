@@ -267,15 +267,22 @@ class Tile(wiring.Component):
         m.d.comb += converter.x.eq(term)
         weights = delayed(m, self.weights, EXACT_TERM_STAGES, name="weights")
         enable = delayed(m, self.enable, EXACT_TERM_STAGES, name="enable", init=0)
-        ends = delayed(m, self.ends, EXACT_TERM_STAGES, name="ends", init=0)
+        # A reset comes to the lanes as the end of a sum: their many registers have none.
+        ends = delayed(m, self.ends, EXACT_TERM_STAGES, name="ends", init=1)
         restore = delayed(m, self.restore, EXACT_TERM_STAGES, name="restore")
 
         # What all lanes have in common: every term once, but for stored partial sums.
-        common = Signal(width)
+        common = Signal(width, reset_less=True)
+        held_common = Signal(width, reset_less=True)
+        last_term = Signal(width, reset_less=True)
         twice = Signal(width)
-        m.d.comb += twice.eq(converter.term << 1)
+        m.d.comb += [
+            twice.eq(converter.term << 1),
+            epilogue.common.eq(held_common),
+            epilogue.last_term.eq(last_term),
+        ]
         with m.If(ends):
-            m.d.sync += [common.eq(0), epilogue.common.eq(common), epilogue.last_term.eq(converter.term)]
+            m.d.sync += [common.eq(0), held_common.eq(common), last_term.eq(converter.term)]
         with m.Elif(enable[0] & ~restore):
             m.d.sync += common.eq(common + converter.term)
         for k in range(self._config.lanes):

@@ -74,8 +74,10 @@ class TPU(wiring.Component):
                 acc.eq(adder.result),
             ]
             m.d.comb += [adder.b.eq(x), adder.subtract.eq(subtract)]
+        held = Signal.like(self.held, reset_less=True)
+        m.d.comb += self.held.eq(held)
         with m.If(self.ends):
-            m.d.sync += [acc.eq(0), self.held.eq(adder.result)]
+            m.d.sync += [acc.eq(0), held.eq(adder.result)]
         return m
 
 
@@ -86,6 +88,7 @@ class ExactTPU(wiring.Component):
     over both weights is its sum - S if it is given 2x: the weight is no more than the accumulator's clock
     enable, and the lane an integer adder. Sums may wrap round; the difference does not. The last term is not
     in ``held``, so that the adder feeds one register; the tile adds it, for lanes with ``held_weight`` 1.
+    Nothing here has a reset: ``ends`` clears what a sum needs.
 
     Latency 1, one term per cycle, no back-pressure.
 
@@ -129,9 +132,13 @@ class ExactTPU(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        acc = Signal(signed(self._width))
-        plus = Signal()
-        minus = Signal()
+        acc = Signal(signed(self._width), reset_less=True)
+        plus = Signal(reset_less=True)
+        minus = Signal(reset_less=True)
+        held = Signal(signed(self._width), reset_less=True)
+        held_plus = Signal(reset_less=True)
+        held_minus = Signal(reset_less=True)
+        held_weight = Signal(reset_less=True)
         any_plus = Signal()
         any_minus = Signal()
         m.d.comb += [
@@ -147,9 +154,15 @@ class ExactTPU(wiring.Component):
                 acc.eq(0),
                 plus.eq(0),
                 minus.eq(0),
-                self.held.eq(acc),
-                self.held_plus.eq(any_plus),
-                self.held_minus.eq(any_minus),
-                self.held_weight.eq(self.weight),
+                held.eq(acc),
+                held_plus.eq(any_plus),
+                held_minus.eq(any_minus),
+                held_weight.eq(self.weight),
             ]
+        m.d.comb += [
+            self.held.eq(held),
+            self.held_plus.eq(held_plus),
+            self.held_minus.eq(held_minus),
+            self.held_weight.eq(held_weight),
+        ]
         return m

@@ -17,6 +17,7 @@ from ..files import OutputFolder
 from ..rtl.hierarchy import ModuleLibrary
 from ..tools import run, tool_command
 from .boards import Board
+from .floorplan import block_ram_places
 from .fpga_top import CORE, FpgaTop, baud_divisor, board_pll
 
 Progress = Callable[[str], AbstractContextManager]
@@ -139,6 +140,15 @@ def preparation(board: Board, chip: ChipConfig, core: Core) -> str:
     return "\n".join(lines)
 
 
+def placement(device: str, chip: ChipConfig) -> str:
+    """Yosys commands after synthesis: what is placed beforehand, if anything."""
+    places = block_ram_places(device, chip)
+    lines = [f'setattr -set BEL "{bel}" {TOP}/core.chip.{cell}' for cell, bel in places.items()]
+    if places:
+        lines.append(f"select -assert-count {len(places)} a:BEL")  # none has got another name
+    return "".join(f"{line}\n" for line in lines)
+
+
 def build_plan(
     board: Board, chip: ChipConfig, *, clock_mhz: float | None = None, baud: int | None = None
 ) -> tuple[dict[str, str], float, int]:
@@ -167,7 +177,8 @@ def build_plan(
         emit_src=False,
         script_after_read=preparation(board, chip, core),
         synth_opts=hierarchy + _SYNTHESIS[board.family],
-        script_after_synth="tee -q -o cells.json stat -json",
+        script_after_synth=placement(getattr(platform, "device", ""), chip)
+        + "tee -q -o cells.json stat -json",
     )
     files = {name: text.decode() if isinstance(text, bytes) else text for name, text in plan.files.items()}
     constraints = f"{TOP}.{_CONSTRAINTS[board.family]}"

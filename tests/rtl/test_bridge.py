@@ -369,7 +369,7 @@ def test_reset():
         ],
         limit=100_000,
     )
-    assert lengths == [RESET_CYCLES, RESET_CYCLES, 0]
+    assert lengths == [1, RESET_CYCLES, RESET_CYCLES, 0]  # the first: from the reset at the start
     assert rig.program == [7]
     assert rig.fm_in == [8]
 

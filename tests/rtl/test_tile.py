@@ -6,10 +6,14 @@ from itertools import product
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hyperdrive_hdl.arith import hardware
 from hyperdrive_hdl.config import ChipConfig
 from hyperdrive_hdl.latencies import latencies
+from hyperdrive_hdl.rtl.hierarchy import instantiate
 from hyperdrive_hdl.rtl.tile import Tile, TileEpilogue
 from tests.support.operands import boundary_words
 from tests.support.operations import trace_packed
@@ -315,3 +319,45 @@ def test_tile(config):
         assert counts.pop("gap_in_restore") == 0
     assert min(counts.values()) > 0, counts
     assert len(set(expected.values())) > 10
+
+
+class TileWithReset(wiring.Component):
+    """A tile and, as its only reset, the input ``reset``."""
+
+    def __init__(self, *, config):
+        self._config = config
+        super().__init__({"tile": Out(Tile(config=config).signature), "reset": In(1)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        tile = instantiate(m, platform, "inner", Tile, reset=self.reset, config=self._config)
+        connect(m, flipped(self.tile), tile)
+        return m
+
+
+@each([chip for i, chip in enumerate(CHIPS) if i % 4 == 1 or i > 24])
+def test_reset_forgets_the_sums_in_progress(config):
+    """All sums in turn are begun, then there is one cycle of reset: the next sum has its own terms only."""
+    rng = random.Random(f"reset {config}")
+    format, at, lanes = config.number_format, latencies(config), config.lanes
+    every = (1 << lanes) - 1
+    one, two = (int(format.encode([value])[0]) for value in (1.0, 2.0))
+    timeline = Timeline()
+    for cycle in range(20):
+        timeline.tell(cycle, x=rng.choice([one, two]), weights=every, enable=every)
+    timeline.tell(20, reset=1)
+    last = 40
+    for turn, x in enumerate((one, two, two)):
+        ends = int(turn == 2)
+        timeline.tell(last - (2 - turn) * config.sums_in_turn, x=x, weights=every, enable=every, ends=ends)
+    expected = {}
+    job = dict.fromkeys(("use_scale", "use_bias", "use_bypass", "relu", "partial"), 0) | {"true": 1}
+    for lane in range(lanes):
+        slot = random_slot(format, rng, lane)
+        control(timeline, at, last + 1 - at.term + lane - at.broadcast, job, slot)
+        expected[last + 1 - at.term + lane + at.write] = int(format.encode([5.0])[0])
+    rest = {"enable": 0, "ends": 0, "restore": 0}
+    cycles = timeline.inputs(rest | {"reset": 0}, max(expected) + 1)
+    inputs = [{name if name == "reset" else f"tile.{name}": v for name, v in c.items()} for c in cycles]
+    seen = trace_packed(TileWithReset(config=config), inputs, ["tile.result"])
+    assert {cycle: seen[cycle]["tile.result"] for cycle in expected} == expected
