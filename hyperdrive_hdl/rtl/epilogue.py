@@ -53,7 +53,7 @@ class EpilogueControl(wiring.Component):
                 "begin": In(1),
                 "sum_ends": In(1),
                 "finish": In(FinishLayout(config)),
-                "ready": Out(1),
+                "ready": Out(1, init=1),
                 "access": Out(1),
                 "access_address": Out(ADDRESS_BITS),
                 "address": Out(ADDRESS_BITS),
@@ -88,6 +88,8 @@ class EpilogueControl(wiring.Component):
         self._slots(m, slot, bypass_address, write_address)
 
         def later(name: str, value: Value, cycles: int) -> Value:
+            if cycles < 2:
+                return delayed(m, value, cycles, name=name)
             line = instantiate(m, platform, name, DelayLine, width=len(value), cycles=cycles)
             m.d.comb += line.value.eq(value)
             return line.later
@@ -96,7 +98,7 @@ class EpilogueControl(wiring.Component):
         last_stage = at.unit_stages - 1 - at.broadcast  # as it leaves for the tiles
         first_stage = -at.broadcast
         # Until a slot is selected nothing but its ``valid`` counts, and a read of its bypass.
-        first = min(at.select + first_stage, at.read - 1, at.multiply + first_stage - PARAMETER_LOOKUP)
+        first = min(at.select + first_stage, at.read - 2, at.multiply + first_stage - PARAMETER_LOOKUP)
         stages = [slot]
         for stage in range(1, at.write + 1):
             stages.append(Signal(EpilogueSlotLayout(self._config), name=f"stage{stage}"))
@@ -129,16 +131,17 @@ class EpilogueControl(wiring.Component):
             delayed(m, layer_last, at.done - at.write - 1, name="layer_last", init=0)
         )
 
-        # What is accessed in the next cycle; never both.
-        read, write = stages[at.read - 1], stages[at.write - 1]
-        reads_next = read.valid & read.bypass
-        m.d.comb += [
-            self.access.eq(reads_next | write.valid),
+        # What is accessed in the cycle after the next, never both; in registers, since ``Issue`` has much to
+        # decide from it.
+        read, write = stages[at.read - 2], stages[at.write - 2]
+        reads = read.valid & read.bypass
+        m.d.sync += [
+            self.access.eq(reads | write.valid),
             self.access_address.eq(
                 Mux(
-                    reads_next,
-                    later("bypass_addresses", bypass_address, at.read - 1),
-                    later("write_addresses", write_address, at.write - 1),
+                    reads,
+                    later("bypass_addresses", bypass_address, at.read - 2),
+                    later("write_addresses", write_address, at.write - 2),
                 )
             ),
         ]
@@ -159,12 +162,13 @@ class EpilogueControl(wiring.Component):
         last_part = Signal()
         last_slot = Signal()
         fires = Signal()
-        m.d.sync += phase.eq(~phase & ~self.begin)
+        next_phase = Signal()
+        m.d.comb += next_phase.eq(~phase & ~self.begin)
+        m.d.sync += phase.eq(next_phase)
         m.d.comb += [
             fires.eq(working & (~job.paced | ~phase)),
             last_part.eq(~job.partial | (part == parts - 1)),
             last_slot.eq(last_part & (lane == job.lanes - 1)),
-            self.ready.eq(~working | (fires & last_slot)),
             slot.valid.eq(fires),
             slot.lane.eq(lane),
             slot.part.eq(part),
@@ -193,6 +197,18 @@ class EpilogueControl(wiring.Component):
             with m.If(last_slot):
                 m.d.sync += [working.eq(0), offset.eq(0), lane.eq(0)]
         with m.If(self.sum_ends):
-            m.d.sync += [working.eq(1), job.eq(self.finish)]
+            m.d.sync += working.eq(1)
+        with m.If(self.ready):
+            m.d.sync += job.eq(self.finish)
+
+        # ``ready`` is worked out a cycle ahead, from the present sum or the one that ends now.
+        next_lane = lane + (fires & last_part)
+        next_part = Mux(fires, Mux(last_part, 0, part + 1), part)
+        last_next = (next_lane == job.lanes - 1) & (~job.partial | (next_part == parts - 1))
+        single = (self.finish.lanes == 1) & (1 if parts == 1 else ~self.finish.partial)
+        with m.If(self.sum_ends):
+            m.d.sync += self.ready.eq(single & ~(self.finish.paced & next_phase))
+        with m.Else():
+            m.d.sync += self.ready.eq(self.ready | (last_next & ~(job.paced & next_phase)))
         with m.If(self.restart):
             m.d.sync += parameter_set.eq(0)

@@ -50,13 +50,16 @@ class TermWalker(wiring.Component):
     and ended in order. Of the sums that use one block of weight rows, none overtakes the one before, so that
     rows can be freed as the block's last sum uses them.
 
+    ``taken`` comes late in its cycle: the many bits of a new sum do not wait for it, but are fetched in the
+    cycle after.
+
     Parameters
     ----------
     config : the chip
 
     Members
     -------
-    sums : from ``SumWalker``
+    sums : from ``SumWalker``; the payload stays for a cycle after it was taken
     valid, operation : the operation whose turn it is
     taken : it issues
     written : rows that the weight buffer has received so far
@@ -92,12 +95,22 @@ class TermWalker(wiring.Component):
         ops = [
             Signal(OperationLayout(self._config), name=f"operation{i}", reset_less=True) for i in range(turns)
         ]
-        walk, op, valid = walks[0], ops[0], valids[0]  # whose turn it is
+        fetched = Signal()
+        newest = Signal(_Walk(self._config))  # the walk that came into the ring last
+        m.d.sync += fetched.eq(self.sums.valid & self.sums.ready)
+        m.d.comb += newest.eq(walks[-1])
+        with m.If(fetched):
+            m.d.comb += newest.sum.eq(self.sums.p)
+        walk, op, valid = [*walks[:-1], newest][0], ops[0], valids[0]  # whose turn it is
         next_walk = Signal(_Walk(self._config))
         next_op = Signal(OperationLayout(self._config))
         next_valid = Signal()
-        for ring, entry in ((walks, next_walk), (ops, next_op), (valids, next_valid)):
-            m.d.sync += [place.eq(value) for place, value in zip(ring, [*ring[1:], entry], strict=True)]
+        for ring, moved in (
+            (walks, [*walks[1:-1], newest, next_walk][-turns:]),
+            (ops, [*ops[1:], next_op]),
+            (valids, [*valids[1:], next_valid]),
+        ):
+            m.d.sync += [place.eq(value) for place, value in zip(ring, moved, strict=True)]
 
         step = Signal()  # the operation at the counters moves into the operation's place
         ends = Signal()  # it is the sum's last
@@ -219,7 +232,6 @@ class TermWalker(wiring.Component):
             m.d.comb += [
                 next_walk.busy.eq(1),
                 next_walk.first.eq(1),
-                next_walk.sum.eq(sum),
                 next_walk.channels.eq(sum.channels),
                 next_walk.channel.eq(sum.channel),
                 next_walk.dy.eq(~sum.kernel3),

@@ -72,6 +72,7 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
         nonlocal refusals
         written = 0
         upcoming = None  # the sum that is offered
+        accepted = False  # the last one was taken in the cycle before: its payload stays
         first_taken = -1  # layer
         cycle = last_taken = 0
         read = None  # operation taken in the cycle before
@@ -84,7 +85,7 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
         while ring.active or len(ring.begun) < len(todo) or ring.freed < total or read:
             if rng.random() < 0.01:
                 refusals = rng.choice([0, 0.3, 0.9]) if seed is not None else 0
-            if upcoming is None and len(ring.begun) < len(todo) and not offering():
+            if upcoming is None and not accepted and len(ring.begun) < len(todo) and not offering():
                 upcoming = todo[len(ring.begun)]
                 ctx.set(Value.cast(dut.sums.payload), packing.word(upcoming.fields))
             ctx.set(dut.sums.valid, upcoming is not None)
@@ -163,7 +164,10 @@ def test_operations_of_random_layers(config):
 @chips
 @pytest.mark.parametrize("restores", [0, 1])
 def test_an_operation_per_cycle(config, restores):
-    """Nothing is lost between sums, or between a sum's stored partial sums and its terms."""
+    """Nothing is lost between sums, or between a sum's stored partial sums and its terms.
+
+    Only at the start, until there is a sum in every turn: they come in every second cycle.
+    """
     conv = random_conv(
         random.Random(1),
         config,
@@ -179,7 +183,8 @@ def test_an_operation_per_cycle(config, restores):
     )
     todo = sums([conv], config)
     counts = run(config, todo, refusals=0)
-    assert counts["gapless"] == counts["taken"] - 1 == sum(len(s.operations) for s in todo) - 1
+    assert counts["taken"] == sum(len(s.operations) for s in todo)
+    assert counts["taken"] - 1 - counts["gapless"] <= config.sums_in_turn * (config.sums_in_turn - 1)
     assert (counts["restored"] > 0) == restores
 
 
@@ -202,4 +207,4 @@ def test_blocks_of_one_pixel_take_turns(latency):
     )
     counts = run(config, sums([conv], config), refusals=0)
     assert counts["taken"] == 3 * latency * 18
-    assert counts["gapless"] == counts["taken"] - 1
+    assert counts["taken"] - 1 - counts["gapless"] <= latency * (latency - 1)
