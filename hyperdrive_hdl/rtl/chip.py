@@ -12,13 +12,13 @@ from .distribution import DataDistribution
 from .epilogue import EpilogueControl
 from .feature_memory import FeatureMemory
 from .fetch import Fetch
-from .hierarchy import instantiate
+from .hierarchy import gates_clocks, instantiate
 from .issue import Issue
 from .layouts import ActivitySignature, StatusSignature, parameter_sets
 from .parameters import ParameterBuffer
 from .registers import delayed
 from .sequencer import Sequencer
-from .tile import Tile
+from .tile import Tile, TileActivity
 from .transfer import LoadUnit, MemoryPort, StoreUnit
 from .weight_buffer import WeightBuffer
 
@@ -295,10 +295,21 @@ class Chip(wiring.Component):
         weight_row = Signal(config.lanes)
         row = delayed(m, weights.row, latencies(config).term - WEIGHT_READ, name="row")
         m.d.comb += weight_row.eq(row | issue.restore.replicate(config.lanes))
+        active, gated = None, {}
+        if gates_clocks(platform):
+            gated = {"gated": True}
+            active = instantiate(m, platform, "tile_activity", TileActivity, config=config)
+            m.d.comb += [
+                active.enable.eq(issue.enable),
+                active.ends.eq(issue.ends),
+                active.selects.eq(epilogue.select.valid),
+            ]
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
-                tile = instantiate(m, platform, f"tile{i}_{j}", Tile, config=config)
+                tile = instantiate(m, platform, f"tile{i}_{j}", Tile, config=config, **gated)
                 control = tile.control
+                if active is not None:
+                    m.d.comb += [tile.summing.eq(active.summing), tile.finishing.eq(active.finishing)]
                 m.d.comb += [
                     distribution.pixels[i][j].eq(memory.mac_data[i][j]),
                     tile.x.eq(distribution.x[i][j]),
