@@ -28,7 +28,7 @@ def manifest_of(
     that has some of them. ``total`` is of the whole chip; its latches are those of rows and of clock gates.
     """
     cells = list(cells)
-    parts = _parts(rtlil, top, cells)
+    parts = module_parts(rtlil, top, cells)
     counts = _counts(parts, top)
     memories = [_cell_memory(cell, top, technology) for cell in cells if isinstance(cell, (Sram, LatchRows))]
     memories += _arrays(rtlil, FLIP_FLOPS if cells else ARRAY)
@@ -61,7 +61,7 @@ def manifest_of(
     }
 
 
-def _parts(rtlil: str, top: str, cells: Iterable[Cell]) -> dict[str, Counter[str]]:
+def module_parts(rtlil: str, top: str, cells: Iterable[Cell]) -> dict[str, Counter[str]]:
     """For each module, how many of which others are directly in it."""
     parts: dict[str, Counter[str]] = {}
     for module in re.split(r"^(?=module )", rtlil, flags=re.MULTILINE)[1:]:
@@ -73,6 +73,20 @@ def _parts(rtlil: str, top: str, cells: Iterable[Cell]) -> dict[str, Counter[str
             {f"{top}_{part.name}": count for part, count in cell.parts.items()}
         )
     return parts
+
+
+def parts_first(parts: dict[str, Counter[str]], top: str) -> list[str]:
+    """All modules under ``top``, in an order that has none before what is in it."""
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name not in found:
+            for part in parts[name]:
+                visit(part)
+            found[name] = None
+
+    visit(top)
+    return list(found)
 
 
 def _counts(parts: dict[str, Counter[str]], top: str) -> Counter[str]:

@@ -21,7 +21,7 @@ from ..rtl.chip import Chip
 from ..rtl.hierarchy import ModuleLibrary
 from ..tools import yosys
 from .constraints import lint_waivers, sdc_text
-from .manifest import FLIP_FLOPS, manifest_of
+from .manifest import FLIP_FLOPS, manifest_of, module_parts, parts_first
 from .mesh import mesh_text, require_links
 from .ports import ASIC, CELLS, GENERIC
 
@@ -152,8 +152,9 @@ def _verilog_modules(
     texts = re.split(r"^(?=module )", body.lstrip("\n"), flags=re.MULTILINE)[1:]
     written = {re.split(r"[ (]", text, maxsplit=2)[1]: text.rstrip("\n") + "\n" for text in texts}
     modules = {f"{top}_{cell.name}": cell.verilog(top, technology) for cell in cells}
-    in_order = re.findall(r"^module \\(\S+)", rtlil, re.MULTILINE)
-    return modules | {name: written[name] for name in in_order if name in written}
+    modules |= written
+    in_order = parts_first(module_parts(rtlil, top, cells), top)
+    return {name: modules[name] for name in in_order if name in modules}
 
 
 def _others(modules: dict[str, str], top: str) -> list[str]:

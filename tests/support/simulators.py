@@ -45,7 +45,7 @@ def run_verilator(folder: Path, top: str, *sources: str, build: bool = True) -> 
         made = sorted(path.name for path in (folder / "obj_dir").glob("V*.cpp"))
         library = [str(include / f"verilated{name}.cpp") for name in ("", "_threads", "_timing")]
         defines = [f"-DVM_{name}=0" for name in ("COVERAGE", "SC", "TRACE")] + ["-DVM_TIMING=1"]
-        flags = ["-std=c++20", "-fcoroutines", "-O1", "-w", "-I.", f"-I{include}", f"-I{include / 'vltstd'}"]
+        flags = ["-std=c++20", "-fcoroutines", "-O0", "-w", "-I.", f"-I{include}", f"-I{include / 'vltstd'}"]
         command = [*cxx_compiler(), *flags, *defines, "-o", "../simulator", *made, *library, "-pthread"]
         if "zig" in " ".join(command):
             command.remove("-fcoroutines")
