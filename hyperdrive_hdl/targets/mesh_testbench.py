@@ -37,10 +37,10 @@ def mesh_testbench_text(
     *,
     halts: int,
     patience: int,
-    places: str,
+    tasks: str,
     cells: str,
 ) -> str:
-    """Two modules: ``module`` and the player, which has ``places_text``."""
+    """Two modules: ``module`` and the player, which has the ``tasks`` of ``places_text``."""
     player = f"{module}_player"
     places = list(np.ndindex(mesh.rows, mesh.cols))
     prefixes = [f"{chip_name(*at)}__" for at in places] if own_clocks(chip) else [""]
@@ -107,7 +107,7 @@ module {module};
   end
 endmodule
 
-{_player_module(chip, player, program_words, halts, places)}"""
+{_player_module(chip, player, program_words, halts, tasks)}"""
 
 
 def _clock(chip: ChipConfig, mesh: MeshConfig, index: int, prefix: str) -> str:
@@ -162,7 +162,7 @@ def _names(kind: type[Side] | type[LinkFault], value: str) -> str:
     return f'{choices}"{last.name.lower()}"'
 
 
-def _player_module(chip: ChipConfig, module: str, program_words: int, halts: int, places: str) -> str:
+def _player_module(chip: ChipConfig, module: str, program_words: int, halts: int, tasks: str) -> str:
     program, word = f"[{chip.program_width - 1}:0]", f"[{chip.word_width - 1}:0]"
     return f"""\
 // Feeds one chip and compares what it gives.
@@ -202,7 +202,7 @@ module {module} #(
     if (EXPECTED_WORDS > 0) $readmemh(EXPECTED_FILE, expected_words);
   end
 
-{places}
+{tasks}
   always @(posedge clk) begin
     cycles <= cycles + 1;
     if (!rst) begin

@@ -59,7 +59,7 @@ def export_testbench(compiled: CompiledNetwork, images: np.ndarray, *, cells: st
             _add_maps(fm_in, image, [step.map for step in code.loads], known, code)
             _add_maps(expected, image, [step.map for step in code.stores], known, code)
     halts = len(compiled.programs)
-    where = places_text([_stored(code) for code in compiled.programs.values()], len(images))
+    tasks = places_text([_stored(code) for code in compiled.programs.values()], len(images))
     files = {"program.hex": program.text()}
     if mesh.chips > 1:
         module = f"{mesh_name(chip, mesh)}_tb"
@@ -73,7 +73,7 @@ def export_testbench(compiled: CompiledNetwork, images: np.ndarray, *, cells: st
             counts,
             halts=halts,
             patience=PATIENCE,
-            places=where,
+            tasks=tasks,
             cells=cells,
         )
         for row, col in places:
@@ -82,7 +82,7 @@ def export_testbench(compiled: CompiledNetwork, images: np.ndarray, *, cells: st
     else:
         module = f"{top_name(chip)}_tb"
         text = _text(
-            chip, module, program, fm_in[0, 0], expected[0, 0], halts=halts, places=where, cells=cells
+            chip, module, program, fm_in[0, 0], expected[0, 0], halts=halts, tasks=tasks, cells=cells
         )
         files |= {"fm_in.hex": fm_in[0, 0].text(), "expected.hex": expected[0, 0].text()}
     words = sum(of_chip.count for of_chip in expected.values())
@@ -146,7 +146,7 @@ def _text(
     expected: _Words,
     *,
     halts: int,
-    places: str,
+    tasks: str,
     cells: str,
 ) -> str:
     top = top_name(chip)
@@ -210,7 +210,7 @@ module {module};
 
   always #5 clk = ~clk;
 
-{places}
+{tasks}
   always @(posedge clk) begin
     cycles <= cycles + 1;
     if (cycles == 3) rst <= 0;

@@ -243,6 +243,7 @@ def test_icarus_passes_with_asic_cells(chip, tmp_path):
     """In as many cycles as with generic ones."""
     verdicts = []
     for cells in ("generic", "asic"):
+        (tmp_path / cells).mkdir()
         build_in_icarus(chip, ROW, tmp_path / cells, (2, 3), cells=cells)
         verdicts.append(verdict(tmp_path / cells))
     assert "PASS: 36 words equal on 3 chips" in verdicts[0]
