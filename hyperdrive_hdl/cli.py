@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_CHIP = "tiny"
 ENGINES = ("cxxrtl", "verilator", "pysim", "board-sim", "reference")
 OBSERVE = ("layers", "output")  # what a board stores
+CELLS = ("generic", "asic")  # of exported Verilog
 
 CHIP_CHANGES = ("format", "accumulator", "adder_latency")  # options that change the chip
 
@@ -227,17 +228,27 @@ def _estimate(job: _Job) -> int:
 
 
 def _verilog(job: _Job) -> int:
+    from .cells.macros import Technology
     from .report.verilog import verilog_json
     from .session import announce_yosys
     from .targets.mesh import require_links
+    from .targets.ports import ASIC, GENERIC
     from .targets.verilog import export_verilog
 
+    arguments = job.arguments
+    cells = arguments.cells or (ASIC if arguments.macros else GENERIC)
+    if arguments.macros and cells != ASIC:
+        raise ConfigError(f"--macros takes the place of ASIC cells: leave --cells {cells} away")
     require_links(job.chip, job.mesh)
-    testbench = _testbench(job)
+    if arguments.macros:
+        Technology.from_toml(arguments.macros)  # before anything takes time
+    testbench = _testbench(job, cells)
     announce_yosys(job.terminal)
     with job.folder() as folder:
         with job.terminal.step(f"writing the Verilog of chip {job.chip.name!r}"):
-            export = export_verilog(job.chip, job.mesh)
+            export = export_verilog(
+                job.chip, job.mesh, cells=cells, split=arguments.split, macros=arguments.macros
+            )
         files = export.files | (testbench.files if testbench else {})
         for name, text in files.items():
             folder.write(name, text)
@@ -246,7 +257,7 @@ def _verilog(job: _Job) -> int:
     return DONE
 
 
-def _testbench(job: _Job) -> "Testbench | None":
+def _testbench(job: _Job, cells: str) -> "Testbench | None":
     """The testbench of ``--model`` and ``--input``, if they are there."""
     arguments = job.arguments
     if not arguments.model and not arguments.input:
@@ -259,7 +270,7 @@ def _testbench(job: _Job) -> "Testbench | None":
     compiled = compile_model(arguments.model, job.chip, job.mesh)
     images = read_images(arguments.input, compiled.network.input_shape)
     with job.terminal.step("computing what the testbench expects"):
-        return export_testbench(compiled, images)
+        return export_testbench(compiled, images, cells=cells)
 
 
 def _fpga(job: _Job) -> int:
@@ -344,6 +355,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     verilog.add_argument(
         "--input", type=Path, metavar="INPUT.npy", help="images for the testbench, float32, NCHW"
+    )
+    verilog.add_argument(
+        "--cells",
+        choices=CELLS,
+        help=f"memories and clocks: arrays and enables (default {CELLS[0]}), or SRAM wrappers, latches and "
+        "clock gates",
+    )
+    verilog.add_argument("--split", action="store_true", help="a file for each module")
+    verilog.add_argument(
+        "--macros",
+        type=Path,
+        metavar="FILE.toml",
+        help="a vendor's SRAMs, latches and clock gates in the asic cells",
     )
     _add_fpga(commands)
     test = commands.add_parser(

@@ -36,10 +36,11 @@ ALLOWED = {
     "compiler": BASE | ORACLE | {"arith"},
     "model": BASE | ORACLE | {"arith"},
     "perf": BASE | ORACLE | {"arith"},
-    "rtl": BASE | {"arith", "rtl"},
+    "cells": {"errors"},
+    "rtl": BASE | {"arith", "cells", "rtl"},
     "simulate": BASE | ORACLE | {"arith", "rtl", "tools", "simulate"},
     "host": BASE | ORACLE | {"arith", "simulate", "host"},
-    "targets": BASE | ORACLE | {"arith", "rtl", "tools", "simulate", "targets", "files"},
+    "targets": BASE | ORACLE | {"arith", "cells", "rtl", "tools", "simulate", "targets", "files"},
     "report": BASE | ORACLE | {"arith", "simulate", "host", "targets", "files", "data", "report"},
 }
 TOP = {"cli", "demo", "session", "__main__", "__init__"}

@@ -12,13 +12,13 @@ from .distribution import DataDistribution
 from .epilogue import EpilogueControl
 from .feature_memory import FeatureMemory
 from .fetch import Fetch
-from .hierarchy import instantiate
+from .hierarchy import gates_clocks, instantiate
 from .issue import Issue
 from .layouts import ActivitySignature, StatusSignature, parameter_sets
 from .parameters import ParameterBuffer
 from .registers import delayed
 from .sequencer import Sequencer
-from .tile import Tile
+from .tile import Tile, TileActivity
 from .transfer import LoadUnit, MemoryPort, StoreUnit
 from .weight_buffer import WeightBuffer
 
@@ -297,10 +297,23 @@ class Chip(wiring.Component):
         m.d.comb += weight_row.eq(row | issue.restore.replicate(config.lanes))
         tile_reset = Signal(init=1)  # a cycle late: a way as wide as the chip is
         m.d.sync += tile_reset.eq(0)
+        active, gated = None, {}
+        if gates_clocks(platform):
+            gated = {"gated": True}
+            active = instantiate(m, platform, "tile_activity", TileActivity, config=config)
+            m.d.comb += [
+                active.enable.eq(issue.enable),
+                active.ends.eq(issue.ends),
+                active.selects.eq(epilogue.select.valid),
+            ]
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
-                tile = instantiate(m, platform, f"tile{i}_{j}", Tile, reset=tile_reset, config=config)
+                tile = instantiate(
+                    m, platform, f"tile{i}_{j}", Tile, reset=tile_reset, config=config, **gated
+                )
                 control = tile.control
+                if active is not None:
+                    m.d.comb += [tile.summing.eq(active.summing), tile.finishing.eq(active.finishing)]
                 m.d.comb += [
                     distribution.pixels[i][j].eq(memory.mac_data[i][j]),
                     tile.x.eq(distribution.x[i][j]),

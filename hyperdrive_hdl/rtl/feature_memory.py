@@ -1,13 +1,14 @@
 """Feature-map memory: banks of single-port SRAM, one address for all tiles (paper section V)."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Array, ClockSignal, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory, MemoryData
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from ..cells.leaf import Sram
 from ..config import ChipConfig
-from .hierarchy import instantiate
+from .hierarchy import cell_library, instantiate
 from .layouts import ADDRESS_BITS, words
 from .registers import delayed
 
@@ -34,6 +35,7 @@ class SinglePortMemory(wiring.Component):
 
     def __init__(self, *, depth: int, width: int, tiles: int):
         self._width = width
+        self._cell = Sram(depth, width * tiles, tiles)
         self.cells = MemoryData(shape=width * tiles, depth=depth, init=[])
         super().__init__(
             {
@@ -48,6 +50,10 @@ class SinglePortMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        if library := cell_library(platform):
+            wires = {pin.name: getattr(self, pin.name) for pin in self._cell.pins if pin.name != "clk"}
+            library.place(m, "cells", self._cell, wires | {"clk": ClockSignal()})
+            return m
         m.submodules.cells = cells = Memory(self.cells)
         write_port = cells.write_port(granularity=self._width)
         read_port = cells.read_port()

@@ -173,6 +173,7 @@ class Tile(wiring.Component):
     Parameters
     ----------
     config : the chip
+    gated : the clocks of the TPUs and of the epilogue stop where there is nothing for them to do
 
     Members
     -------
@@ -184,13 +185,16 @@ class Tile(wiring.Component):
     control, true, result : of ``TileEpilogue``; control and true come ``broadcast`` cycles before their
         stages
     read_data : the tile's word from memory, the cycle after it was read: the bypass
+    summing, finishing : of ``TileActivity``, only if ``gated``: the TPUs, the epilogue need their clock
     """
 
-    def __init__(self, *, config: ChipConfig):
+    def __init__(self, *, config: ChipConfig, gated: bool = False):
         self._config = config
+        self._gated = gated
         self._format = format = config.number_format
         super().__init__(
             {
+                **({"summing": In(1), "finishing": In(1)} if gated else {}),
                 "x": In(format.width),
                 "restore": In(1),
                 "weights": In(config.lanes),
@@ -211,7 +215,8 @@ class Tile(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config, format = self._config, self._format
-        epilogue = instantiate(m, platform, "epilogue", TileEpilogue, config=config)
+        self._summing, finishing = (self.summing, self.finishing) if self._gated else (None, None)
+        epilogue = instantiate(m, platform, "epilogue", TileEpilogue, active=finishing, config=config)
         at = latencies(config)
         for name in self.control.signature.members:
             value = delayed(m, getattr(self.control, name), at.broadcast, name=name)
@@ -247,7 +252,9 @@ class Tile(wiring.Component):
         stages = self._config.adder_latency
         ends = delayed(m, self.ends, stages if stages > 1 else 0, name="ends", init=0)
         for k in range(self._config.lanes):
-            tpu = instantiate(m, platform, f"tpu{k}", TPU, format=self._format, stages=stages)
+            tpu = instantiate(
+                m, platform, f"tpu{k}", TPU, active=self._summing, format=self._format, stages=stages
+            )
             m.d.comb += [
                 tpu.x.eq(term),
                 tpu.weight.eq(self.weights[k]),
@@ -263,6 +270,7 @@ class Tile(wiring.Component):
             platform,
             "converter",
             hardware.term_kind(self._format, terms=self._config.wbuf_depth, stages=EXACT_TERM_STAGES),
+            active=self._summing,
         )
         m.d.comb += converter.x.eq(term)
         weights = delayed(m, self.weights, EXACT_TERM_STAGES, name="weights")
@@ -286,7 +294,7 @@ class Tile(wiring.Component):
         with m.Elif(enable[0] & ~restore):
             m.d.sync += common.eq(common + converter.term)
         for k in range(self._config.lanes):
-            tpu = instantiate(m, platform, f"tpu{k}", ExactTPU, width=width)
+            tpu = instantiate(m, platform, f"tpu{k}", ExactTPU, active=self._summing, width=width)
             m.d.comb += [
                 tpu.term.eq(Mux(restore, converter.term, twice)),
                 tpu.plus.eq(converter.plus),
@@ -299,3 +307,60 @@ class Tile(wiring.Component):
                 epilogue.held[k].minus.eq(tpu.held_minus),
                 epilogue.held[k].weight.eq(tpu.held_weight),
             ]
+
+
+class TileActivity(wiring.Component):
+    """Tells when the tiles' TPUs and epilogues need their clock: tiles work in step, one answer is for all.
+
+    ``summing`` is high while a sum is under way or its terms are on their way to the accumulators. Between
+    sums the accumulators are zero, and stay it however often a pipelined adder's registers go round.
+    ``finishing`` is high while a lane's sum is in the epilogue. Both answer in the cycle itself.
+
+    Parameters
+    ----------
+    config : the chip
+
+    Members
+    -------
+    enable, ends : of ``Tile``
+    selects : a valid slot at the epilogue control's ``select``
+    summing, finishing : of ``Tile``
+    """
+
+    def __init__(self, *, config: ChipConfig):
+        self._config = config
+        super().__init__(
+            {
+                "enable": In(config.lanes),
+                "ends": In(1),
+                "selects": In(1),
+                "summing": Out(1),
+                "finishing": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, at = self._config, latencies(self._config)
+        taken = Signal()  # a term, or a sum's end
+        m.d.comb += taken.eq(self.enable.any() | self.ends)
+        busy: Value = taken
+        if config.sums_in_turn > 1:
+            # Sums go in turn: whether one is under way goes round with its place in the adder.
+            under_way = Signal(config.sums_in_turn)
+            m.d.sync += under_way.eq(Cat(under_way[1:], (under_way[0] | taken) & ~self.ends))
+            busy = taken | under_way.any()
+        # From a term to the register that takes it. From reset on, so that pipelines are empty.
+        behind = at.accumulate - 1
+        if behind:
+            recent = Signal(behind, init=-1)
+            m.d.sync += recent.eq(Cat(busy, recent)[:behind])
+            m.d.comb += self.summing.eq(busy | recent.any())
+        else:
+            m.d.comb += self.summing.eq(busy)
+
+        slots = at.write - at.select  # stages of the epilogue
+        selected = Signal(at.broadcast + slots - 1)
+        m.d.sync += selected.eq(Cat(self.selects, selected)[: len(selected)])
+        m.d.comb += self.finishing.eq(Cat(self.selects, selected)[at.broadcast :].any())
+        return m

@@ -1,12 +1,13 @@
 """Weight buffer: rows of K weights, used as they stream in, kept, and replayed for all other pixels."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import ClockSignal, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from ..cells.leaf import LatchRows
 from ..latencies import WEIGHT_READ
-from .hierarchy import instantiate
+from .hierarchy import cell_library, instantiate
 from .layouts import row_bits
 from .registers import NO_COLLISION
 
@@ -14,7 +15,7 @@ from .registers import NO_COLLISION
 class WeightRows(wiring.Component):
     """The storage of the weight buffer, apart from its control: one row written and one read per cycle.
 
-    Latches in an ASIC, block RAM in an FPGA; a wrapper of its own, so that either can take its place. Latency
+    Latches in an ASIC (``cells.leaf.LatchRows``), block RAM in an FPGA, behind one interface. Latency
     1 from ``read_row`` to ``read_data``, which holds its value without ``read``.
 
     Parameters
@@ -50,6 +51,11 @@ class WeightRows(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        if library := cell_library(platform):
+            cell = LatchRows(self._depth, self._lanes)
+            own = {name: getattr(self, name) for name in self.signature.members}
+            library.place(m, "cells", cell, own | {"clk": ClockSignal()})
+            return m
         m.submodules.cells = cells = Memory(shape=self._lanes, depth=self._depth, init=[], attrs=NO_COLLISION)
         write_port = cells.write_port()
         read_port = cells.read_port()

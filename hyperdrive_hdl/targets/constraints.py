@@ -1,7 +1,7 @@
 """What tools must be told beside the Verilog: timing in SDC, and which lint warnings are meant."""
 
 from ..config import SOURCE, ChipConfig
-from .ports import SIDES, Port, chip_ports
+from .ports import ASIC, GENERIC, SIDES, Port, chip_ports
 
 PERIOD_NS = 10.0
 
@@ -19,14 +19,33 @@ lint_off -rule SYMRSVDWORD   // a port named "true"
 _LINT_WAIVERS_SOURCE = """\
 lint_off -rule SYNCASYNCNET  // the reset of clk also resets, asynchronously, what runs on a neighbour's clock
 """
+_LINT_WAIVERS_ASIC = """\
+lint_off -rule LATCH         // weights are in latches, and clock gates have one
+"""
+
+_ASIC = """
+# Test: scan_enable opens all clock gates. Analyse operation without it, and a shift mode of its own with 1.
+set_case_analysis 0 [get_ports scan_enable]
+
+# Clock gates, {gates}: enables settle before clk rises, through a latch that
+# is open while it is low. Gated clocks are clk, propagated through the cells: nothing is generated or
+# divided. Gating cells of a library bring their own checks; this one is for the behavioural body.
+set_clock_gating_check -setup [expr {{0.05 * $period}}] -hold 0 [get_clocks clk]
+
+# Weight rows ({rows} of {lanes} latches) are open in the first half of the cycle after their write, in which
+# the register before them holds still. Data may come while a row is open, but early, since a read goes on
+# through the row's multiplexer to a register at the end of the same cycle.
+set_max_time_borrow [expr {{0.25 * $period}}] [get_clocks clk]
+"""
 
 
-def lint_waivers(config: ChipConfig) -> str:
+def lint_waivers(config: ChipConfig, cells: str = GENERIC) -> str:
     """A Verilator configuration file."""
-    return _LINT_WAIVERS + (_LINT_WAIVERS_SOURCE if _source_links(config) else "")
+    more = _LINT_WAIVERS_SOURCE if _source_links(config) else ""
+    return _LINT_WAIVERS + more + (_LINT_WAIVERS_ASIC if cells == ASIC else "")
 
 
-def sdc_text(config: ChipConfig, top: str) -> str:
+def sdc_text(config: ChipConfig, top: str, cells: str = GENERIC) -> str:
     """Clock and port delays for synthesis and static timing analysis; the period is one number on top."""
     position = "mesh_row[*] mesh_col[*]" + (" neighbours[*]" if config.links else "")
     return f"""\
@@ -47,7 +66,11 @@ set_output_delay $port_delay -clock clk {_outputs(config)}
 {_links(config)}
 # The position in the mesh is wired, it never changes.
 set_false_path -from [get_ports {{{position}}}]
-"""
+{_asic(config, top) if cells == ASIC else ""}"""
+
+
+def _asic(config: ChipConfig, top: str) -> str:
+    return _ASIC.format(gates=f"{top}_clock_gate", rows=config.wbuf_depth, lanes=config.lanes)
 
 
 def _source_links(config: ChipConfig) -> bool:

@@ -8,10 +8,11 @@ import textwrap
 
 import numpy as np
 
+from ..cells.leaf import SCAN_ENABLE
 from ..config import SOURCE, ChipConfig, MeshConfig
 from ..errors import ConfigError
 from ..isa import Side
-from .ports import SIDES, Port, chip_ports, connections
+from .ports import GENERIC, SIDES, Port, chip_ports, connections
 
 CONSTANTS = ("mesh_row", "mesh_col", "neighbours")
 CLOCKING = ("clk", "rst")
@@ -44,10 +45,10 @@ def own_clocks(config: ChipConfig) -> bool:
     return config.link_clock == SOURCE
 
 
-def mesh_ports(config: ChipConfig, mesh: MeshConfig) -> list[Port]:
+def mesh_ports(config: ChipConfig, mesh: MeshConfig, cells: str = GENERIC) -> list[Port]:
     """The mesh's ports: those of each chip but links and position; clock and reset may be common."""
-    ports = chip_ports(config)
-    common = [] if own_clocks(config) else [port for port in ports if port.name in CLOCKING]
+    ports = chip_ports(config, cells)
+    common = [port for port in ports if port.name in _common(config)]
     hidden = {*CONSTANTS, *(port.name for port in common)}
     of_chips = [
         Port(f"{chip_name(row, col)}__{port.name}", port.width, port.is_input)
@@ -58,11 +59,16 @@ def mesh_ports(config: ChipConfig, mesh: MeshConfig) -> list[Port]:
     return common + of_chips
 
 
-def mesh_text(config: ChipConfig, mesh: MeshConfig, chip: str, top: str) -> str:
+def _common(config: ChipConfig) -> tuple[str, ...]:
+    """Ports that all chips of a mesh have in common."""
+    return (SCAN_ENABLE,) if own_clocks(config) else (*CLOCKING, SCAN_ENABLE)
+
+
+def mesh_text(config: ChipConfig, mesh: MeshConfig, chip: str, top: str, *, cells: str = GENERIC) -> str:
     """Module ``top``, a mesh of modules ``chip``."""
     ports = ",\n".join(
         f"  {'input' if port.is_input else 'output'} {port.bits}{port.name}"
-        for port in mesh_ports(config, mesh)
+        for port in mesh_ports(config, mesh, cells)
     )
     sent = [port for port in chip_ports(config) if port.is_link and not port.is_input]
     wires = "".join(
@@ -70,19 +76,20 @@ def mesh_text(config: ChipConfig, mesh: MeshConfig, chip: str, top: str) -> str:
         for row, col in np.ndindex(mesh.rows, mesh.cols)
         for port in sent
     )
-    chips = "".join(_instance(config, mesh, chip, row, col) for row, col in np.ndindex(mesh.rows, mesh.cols))
+    chips = "".join(
+        _instance(config, mesh, chip, row, col, cells) for row, col in np.ndindex(mesh.rows, mesh.cols)
+    )
     return (
         f"{_heading(config, mesh, chip, top)}module {top} (\n{ports}\n);\n"
         f"  // Links, named after the chip and the side that send.\n{wires}{chips}endmodule\n"
     )
 
 
-def _instance(config: ChipConfig, mesh: MeshConfig, chip: str, row: int, col: int) -> str:
-    ports = chip_ports(config)
+def _instance(config: ChipConfig, mesh: MeshConfig, chip: str, row: int, col: int, cells: str) -> str:
+    ports = chip_ports(config, cells)
     name = chip_name(row, col)
     wires = {port.name: f"{name}__{port.name}" for port in ports}
-    if not own_clocks(config):
-        wires |= {clocking: clocking for clocking in CLOCKING}
+    wires |= {name: name for name in _common(config) if name in wires}
     wires |= {"mesh_row": f"8'd{row}", "mesh_col": f"8'd{col}"}
     wires["neighbours"] = f"4'b{mesh.neighbours(row, col):04b}"
     for side, (down, right, facing) in _STEPS.items():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..cells.leaf import SCAN_ENABLE
 from ..config import ChipConfig, MeshConfig
 from ..isa import ErrorCode, LinkFault, Side
 from .mesh import chip_name, mesh_ports, own_clocks
@@ -31,20 +32,22 @@ def mesh_testbench_text(
     mesh: MeshConfig,
     module: str,
     mesh_module: str,
-    chip_module: str,
     program_words: int,
     counts: dict[tuple[int, ...], Counts],
     *,
     halts: int,
     patience: int,
+    tasks: str,
+    cells: str,
 ) -> str:
-    """Two modules: ``module`` and the player."""
+    """Two modules: ``module`` and the player, which has the ``tasks`` of ``places_text``."""
     player = f"{module}_player"
     places = list(np.ndindex(mesh.rows, mesh.cols))
-    sources = f"{module}.v {mesh_module}.v {chip_module}.v"
     prefixes = [f"{chip_name(*at)}__" for at in places] if own_clocks(chip) else [""]
-    ports = mesh_ports(chip, mesh)
-    used = [port for port in ports if port.name.rpartition("__")[2] not in ("clk", "rst")]
+    ports = mesh_ports(chip, mesh, cells)
+    given = ("clk", "rst", SCAN_ENABLE)
+    used = [port for port in ports if port.name.rpartition("__")[2] not in given]
+    pins = {port.name: "1'b0" if port.name == SCAN_ENABLE else port.name for port in ports}
     wires = "".join(f"  wire {port.bits}{port.name};\n" for port in used)
     clocks = "".join(_clock(chip, mesh, index, prefix) for index, prefix in enumerate(prefixes))
     players = "".join(
@@ -56,10 +59,10 @@ def mesh_testbench_text(
 // {mesh_module} and compares every word of every fm_out with the reference.
 // Prints PASS and the number of words, or FAIL, the chip (row, column) and its first difference.
 // Start it where its .hex files are:
-//   $ iverilog -g2001 -o testbench {sources}
+//   $ iverilog -g2001 -o testbench {module}.v -f hyperdrive.f
 //   $ ./testbench
 //   $ verilator --binary --timing -CFLAGS -std=c++20 -Wno-fatal --top-module {module} \\
-//       hyperdrive.vlt {sources}
+//       hyperdrive.vlt {module}.v -f hyperdrive.f
 //   $ obj_dir/V{module}
 
 `timescale 1ns / 1ps
@@ -81,7 +84,7 @@ module {module};
   reg [31:0] sum, last_sum = 0;
 
   {mesh_module} dut (
-{connections(ports, {port.name: port.name for port in ports})}
+{connections(ports, pins)}
   );
 {players}
   always @(posedge {prefixes[0]}clk) begin
@@ -104,7 +107,7 @@ module {module};
   end
 endmodule
 
-{_player_module(chip, player, program_words, halts)}"""
+{_player_module(chip, player, program_words, halts, tasks)}"""
 
 
 def _clock(chip: ChipConfig, mesh: MeshConfig, index: int, prefix: str) -> str:
@@ -159,10 +162,10 @@ def _names(kind: type[Side] | type[LinkFault], value: str) -> str:
     return f'{choices}"{last.name.lower()}"'
 
 
-def _player_module(chip: ChipConfig, module: str, program_words: int, halts: int) -> str:
+def _player_module(chip: ChipConfig, module: str, program_words: int, halts: int, tasks: str) -> str:
     program, word = f"[{chip.program_width - 1}:0]", f"[{chip.word_width - 1}:0]"
     return f"""\
-// Feeds one chip and compares what it gives. Its expected file says which map a word is of.
+// Feeds one chip and compares what it gives.
 module {module} #(
   parameter ROW = 0, parameter COL = 0,
   parameter FM_IN_WORDS = 0, parameter EXPECTED_WORDS = 0,  // 0 where the chip has no pixel
@@ -199,6 +202,7 @@ module {module} #(
     if (EXPECTED_WORDS > 0) $readmemh(EXPECTED_FILE, expected_words);
   end
 
+{tasks}
   always @(posedge clk) begin
     cycles <= cycles + 1;
     if (!rst) begin
@@ -228,7 +232,7 @@ module {module} #(
       end else if (fm_out_valid && fm_out_payload !== expected_words[checked]) begin
         $display("FAIL: chip (%0d, %0d): word %0d of fm_out is %h, expected %h, in cycle %0d",
                  ROW, COL, checked, fm_out_payload, expected_words[checked], cycles);
-        $display("  %0s says of which map", EXPECTED_FILE);
+        locate(checked);
         $finish;
       end else if (halts == HALTS && !(checked == EXPECTED_WORDS && fm_in_at == FM_IN_WORDS)) begin
         $display("FAIL: chip (%0d, %0d) halted after %0d of %0d words", ROW, COL, checked, EXPECTED_WORDS);

@@ -6,10 +6,13 @@ from amaranth.hdl import Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..cells.leaf import SCAN_ENABLE
 from ..config import ChipConfig
 from ..isa import Side
 from ..rtl.border import PortSignature
 from ..rtl.layouts import ActivitySignature, StatusSignature
+
+GENERIC, ASIC = CELLS = ("generic", "asic")  # arrays and enables; SRAM wrappers, latches, clock gates
 
 SIDES = tuple(side.name.lower() for side in Side)  # the prefixes of the links' ports
 
@@ -32,8 +35,8 @@ class Port:
         return self.name.startswith(SIDES)
 
 
-def chip_ports(config: ChipConfig) -> list[Port]:
-    """All ports of a chip, as Amaranth names them in Verilog."""
+def chip_ports(config: ChipConfig, cells: str = GENERIC) -> list[Port]:
+    """All ports of a chip with cells of that kind, as Amaranth names them in Verilog."""
     links = {side: Out(PortSignature(config)) for side in SIDES} | {"neighbours": In(4)}
     signature = wiring.Signature(
         {
@@ -47,6 +50,7 @@ def chip_ports(config: ChipConfig) -> list[Port]:
             "fm_out": Out(stream.Signature(config.word_width)),
             "status": Out(StatusSignature()),
             "activity": Out(ActivitySignature()),
+            **({SCAN_ENABLE: In(1)} if cells == ASIC else {}),
         }
     )
     return [

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..cells.leaf import SCAN_ENABLE
 from ..compiler.ir import ChipProgram, CompiledNetwork, PlacedMap
 from ..config import ChipConfig
 from ..model.layout import to_stream
 from ..model.network import run_network
 from .mesh import require_links
 from .mesh_testbench import Counts, mesh_testbench_text
-from .ports import chip_ports, connections
+from .places import StoredMap, places_text
+from .ports import ASIC, GENERIC, chip_ports, connections
 from .verilog import mesh_name, top_name
 
 PATIENCE = 20_000  # cycles without progress before the testbench gives up
@@ -32,8 +34,9 @@ class Testbench:
     files: dict[str, str] = field(repr=False)
 
 
-def export_testbench(compiled: CompiledNetwork, images: np.ndarray) -> Testbench:
-    """The testbench for a series of float32 images (N, C, H, W), on the chip or mesh of ``compiled``.
+def export_testbench(compiled: CompiledNetwork, images: np.ndarray, *, cells: str = GENERIC) -> Testbench:
+    """The testbench for a series of float32 images (N, C, H, W), on the chip or mesh of ``compiled``,
+    exported with these ``cells``.
 
     Raises
     ------
@@ -56,6 +59,7 @@ def export_testbench(compiled: CompiledNetwork, images: np.ndarray) -> Testbench
             _add_maps(fm_in, image, [step.map for step in code.loads], known, code)
             _add_maps(expected, image, [step.map for step in code.stores], known, code)
     halts = len(compiled.programs)
+    tasks = places_text([_stored(code) for code in compiled.programs.values()], len(images))
     files = {"program.hex": program.text()}
     if mesh.chips > 1:
         module = f"{mesh_name(chip, mesh)}_tb"
@@ -65,21 +69,39 @@ def export_testbench(compiled: CompiledNetwork, images: np.ndarray) -> Testbench
             mesh,
             module,
             mesh_name(chip, mesh),
-            top_name(chip),
             program.count,
             counts,
             halts=halts,
             patience=PATIENCE,
+            tasks=tasks,
+            cells=cells,
         )
         for row, col in places:
             files[f"fm_in_{row}_{col}.hex"] = fm_in[row, col].text()
             files[f"expected_{row}_{col}.hex"] = expected[row, col].text()
     else:
         module = f"{top_name(chip)}_tb"
-        text = _text(chip, module, program, fm_in[0, 0], expected[0, 0], halts=halts)
+        text = _text(
+            chip, module, program, fm_in[0, 0], expected[0, 0], halts=halts, tasks=tasks, cells=cells
+        )
         files |= {"fm_in.hex": fm_in[0, 0].text(), "expected.hex": expected[0, 0].text()}
     words = sum(of_chip.count for of_chip in expected.values())
     return Testbench(module=module, words=words, files={f"{module}.v": text, **files})
+
+
+def _stored(code: ChipProgram) -> list[StoredMap]:
+    """The maps of a program's ``fm_out``, in order, of one image."""
+    made_by = {layer.output.map.name: layer.conv.name for layer in code.layers}
+    return [
+        StoredMap(
+            made_by.get(step.map.map.name, ""),
+            step.map.map.name,
+            *step.map.map.shape,
+            code.chip.tile_rows * step.map.tile_h,
+            code.chip.tile_cols * step.map.tile_w,
+        )
+        for step in code.stores
+    ]
 
 
 class _Words:
@@ -117,18 +139,27 @@ def _add_maps(
 
 
 def _text(
-    chip: ChipConfig, module: str, program: _Words, fm_in: _Words, expected: _Words, *, halts: int
+    chip: ChipConfig,
+    module: str,
+    program: _Words,
+    fm_in: _Words,
+    expected: _Words,
+    *,
+    halts: int,
+    tasks: str,
+    cells: str,
 ) -> str:
     top = top_name(chip)
     # A chip by itself: nothing comes from its links.
     links = connections([port for port in chip_ports(chip) if port.is_link or port.name == "neighbours"], {})
     links = links and f",\n{links}"
+    scan = f",\n    .{SCAN_ENABLE}(1'b0)" if cells == ASIC else ""
     return f"""\
 // {module}: runs a program on {top} and compares every word of fm_out with the reference.
 // Prints PASS and the number of words, or FAIL and the first difference. Start it where its .hex files are:
-//   $ iverilog -g2001 -o testbench {module}.v {top}.v && ./testbench
+//   $ iverilog -g2001 -o testbench {module}.v -f hyperdrive.f && ./testbench
 //   $ verilator --binary --timing -CFLAGS -std=c++20 -Wno-fatal --top-module {module} \\
-//       hyperdrive.vlt {module}.v {top}.v
+//       hyperdrive.vlt {module}.v -f hyperdrive.f
 //   $ obj_dir/V{module}
 
 `timescale 1ns / 1ps
@@ -139,6 +170,7 @@ module {module};
   localparam EXPECTED_WORDS = {expected.count};
   localparam HALTS = {halts};  // programs in the stream
   localparam PATIENCE = {PATIENCE};  // cycles without a word moving or a layer ending
+  localparam ROW = 0, COL = 0;  // the chip's position
 
   reg clk = 0;
   reg rst = 1;
@@ -167,7 +199,7 @@ module {module};
     .status__halted(halted), .status__side(), .status__fault(),
     .activity__computing(), .activity__loading(), .activity__storing(),
     .activity__mac(mac), .activity__starved(), .activity__epilogue(epilogue),
-    .activity__border_words(), .activity__link_beats(){links}
+    .activity__border_words(), .activity__link_beats(){links}{scan}
   );
 
   initial begin
@@ -178,6 +210,7 @@ module {module};
 
   always #5 clk = ~clk;
 
+{tasks}
   always @(posedge clk) begin
     cycles <= cycles + 1;
     if (cycles == 3) rst <= 0;
@@ -197,8 +230,9 @@ module {module};
         $display("FAIL: word %h of fm_out is one too many, in cycle %0d", fm_out_word, cycles);
         $finish;
       end else if (fm_out_valid && fm_out_word !== expected_words[checked]) begin
-        $display("FAIL: word %0d of fm_out is %h, expected %h, in cycle %0d (expected.hex says of which map)",
+        $display("FAIL: word %0d of fm_out is %h, expected %h, in cycle %0d",
                  checked, fm_out_word, expected_words[checked], cycles);
+        locate(checked);
         $finish;
       end else if (halts == HALTS) begin
         if (checked == EXPECTED_WORDS && fm_in_at == FM_IN_WORDS)

@@ -135,7 +135,13 @@ class Substitutes(ModuleLibrary):
         return [kind.__name__ for kind in self._kinds if kind not in self._placed]
 
     def instantiate(
-        self, m: Module, name: str, kind: type[wiring.Component], parameters: dict, reset: Value | None
+        self,
+        m: Module,
+        name: str,
+        kind: type[wiring.Component],
+        parameters: dict,
+        reset: Value | None = None,
+        active: Signal | None = None,
     ) -> Any:
         self._placed.add(kind)
         component = self._kinds.get(kind, kind)(**parameters)

