@@ -9,8 +9,8 @@ from hyperdrive_hdl.presets import PRESETS
 from hyperdrive_hdl.targets.floorplan import block_ram_places
 
 # X of the block RAMs of an LFE5U-85F, as nextpnr places 208 of them; all its rows are alike.
-COLUMNS = """4 6 8 10 13 15 17 19 22 24 26 28 31 33 35 37 40 42 44 46 49 51 53 55 58 60 62 64 69 71 73 75 78 80
-82 84 87 89 91 93 96 98 100 102 105 107 109 111 114 116 118 120"""
+COLUMNS = """4 6 8 10 13 15 17 19 22 24 26 28 31 33 35 37 40 42 44 46 49 51 53 55 58 60 62 64 69 71 73 75
+78 80 82 84 87 89 91 93 96 98 100 102 105 107 109 111 114 116 118 120"""
 SITES = {f"X{x}/Y{y}/EBR{n % 4}" for y in (22, 46, 70, 82) for n, x in enumerate(COLUMNS.split())}
 
 
