@@ -114,7 +114,7 @@ def test_there_are_sums_to_speak_of(stages, tmp_path):
     "change",
     [
         ("acc.eq(0), ", ""),  # the next sum does not start from +0
-        ("self.held.eq(adder.result)", "self.held.eq(acc)"),  # without the last term, or of another slot
+        ("held.eq(adder.result)", "held.eq(acc)"),  # without the last term, or of another slot
         ("with m.If(self.ends)", "with m.If(self.ends & self.weight)"),
     ],
 )
@@ -241,8 +241,8 @@ def test_exact_sums_are_the_sums(width, tmp_path):
         ("any_plus.eq(plus | Mux(self.weight, self.plus, self.minus))", "any_plus.eq(plus | self.plus)"),
         ("acc.eq(0),", ""),
         ("plus.eq(0),", ""),
-        ("self.held.eq(acc)", "self.held.eq(acc + self.term)"),
-        ("self.held_weight.eq(self.weight)", "self.held_weight.eq(1)"),
+        ("held.eq(acc)", "held.eq(acc + self.term)"),
+        ("held_weight.eq(self.weight)", "held_weight.eq(1)"),
     ],
 )
 def test_an_exact_sum_that_is_another_is_noticed(change, tmp_path):

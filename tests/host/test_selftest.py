@@ -320,7 +320,7 @@ def test_a_stuck_bit_in_the_rtl_of_a_lane(monkeypatch):
     def broken(m, unit):
         seen.append(unit)
         if (len(seen) - 1) % MINI.tpus == 3:
-            m.d.sync += unit.held[3].eq(1)  # the last assignment counts
+            m.d.comb += unit.held[3].eq(1)  # the last assignment counts
 
     result = stuck_rtl(monkeypatch, tpu, "TPU", broken)
     assert failing(result) == {"tile (0, 1), lane 1"}
