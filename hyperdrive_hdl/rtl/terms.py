@@ -51,7 +51,8 @@ class TermWalker(wiring.Component):
     rows can be freed as the block's last sum uses them.
 
     ``taken`` comes late in its cycle: the many bits of a new sum do not wait for it, but are fetched in the
-    cycle after.
+    cycle after. A sum alone in turn needs a multiplexer for that, and has it where the memory has registers
+    for a high clock.
 
     Parameters
     ----------
@@ -95,12 +96,13 @@ class TermWalker(wiring.Component):
         ops = [
             Signal(OperationLayout(self._config), name=f"operation{i}", reset_less=True) for i in range(turns)
         ]
-        fetched = Signal()
         newest = Signal(_Walk(self._config))  # the walk that came into the ring last
-        m.d.sync += fetched.eq(self.sums.valid & self.sums.ready)
         m.d.comb += newest.eq(walks[-1])
-        with m.If(fetched):
-            m.d.comb += newest.sum.eq(self.sums.p)
+        if self._fetches_late:
+            fetched = Signal()
+            m.d.sync += fetched.eq(self.sums.valid & self.sums.ready)
+            with m.If(fetched):
+                m.d.comb += newest.sum.eq(self.sums.p)
         walk, op, valid = [*walks[:-1], newest][0], ops[0], valids[0]  # whose turn it is
         next_walk = Signal(_Walk(self._config))
         next_op = Signal(OperationLayout(self._config))
@@ -129,6 +131,10 @@ class TermWalker(wiring.Component):
         self._order(m, valid, op, valids[-1], ops[-1])
         self._free(m, valid, op)
         return m
+
+    @property
+    def _fetches_late(self) -> bool:
+        return self._config.sums_in_turn > 1 or self._config.memory_latency > 1
 
     def _operation(self, op, walk) -> list:
         """The operation at a sum's counters."""
@@ -232,6 +238,7 @@ class TermWalker(wiring.Component):
             m.d.comb += [
                 next_walk.busy.eq(1),
                 next_walk.first.eq(1),
+                *([] if self._fetches_late else [next_walk.sum.eq(sum)]),
                 next_walk.channels.eq(sum.channels),
                 next_walk.channel.eq(sum.channel),
                 next_walk.dy.eq(~sum.kernel3),

@@ -29,6 +29,7 @@ FAILED = "failed"
 
 # Options of synthesis by family. iCE40: the large single-port RAMs and multipliers are used when asked for.
 # Gowin: the pins have their buffers from Amaranth; Yosys would also give some to modules that are kept apart.
+# With wide multiplexers nextpnr takes for ever to find a legal placement.
 _SYNTHESIS = {"ecp5": "", "ice40": "-dsp -spram -device u", "gowin": "-noiopads -nowidelut"}
 # Options of place and route. ECP5: its default router takes many times as long where timing is tight.
 _ROUTING = {"ecp5": ("--router", "router2"), "ice40": (), "gowin": ()}

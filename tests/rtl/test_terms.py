@@ -26,6 +26,7 @@ def chip(latency, **changes) -> ChipConfig:
 
 CHIPS = [
     chip(1),
+    chip(1, memory_latency=2),
     chip(1, format="fp8_e4m3", lanes=2),  # two words for a stored sum
     chip(2, format="q2.9", wbuf_depth=9),
     chip(2, link_width=4, border_depth=256),
