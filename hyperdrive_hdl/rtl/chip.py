@@ -295,8 +295,9 @@ class Chip(wiring.Component):
         weight_row = Signal(config.lanes)
         row = delayed(m, weights.row, latencies(config).term - WEIGHT_READ, name="row")
         m.d.comb += weight_row.eq(row | issue.restore.replicate(config.lanes))
-        tile_reset = Signal(init=1)  # a cycle late: a way as wide as the chip is
-        m.d.sync += tile_reset.eq(0)
+        # A cycle late, a way as wide as the chip is; and a cycle for each sum in the adders.
+        resetting = Signal(config.sums_in_turn, init=-1)
+        m.d.sync += resetting.eq(resetting[1:])
         active, gated = None, {}
         if gates_clocks(platform):
             gated = {"gated": True}
@@ -309,7 +310,7 @@ class Chip(wiring.Component):
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
                 tile = instantiate(
-                    m, platform, f"tile{i}_{j}", Tile, reset=tile_reset, config=config, **gated
+                    m, platform, f"tile{i}_{j}", Tile, reset=resetting[0], config=config, **gated
                 )
                 control = tile.control
                 if active is not None:

@@ -170,6 +170,8 @@ class TileEpilogue(wiring.Component):
 class Tile(wiring.Component):
     """K sums of one pixel in parallel, and the epilogue of the pixel before.
 
+    A reset lasts ``sums_in_turn`` cycles, so that it comes to every sum in a pipelined adder.
+
     Parameters
     ----------
     config : the chip

@@ -337,7 +337,7 @@ class TileWithReset(wiring.Component):
 
 @each([chip for i, chip in enumerate(CHIPS) if i % 4 == 1 or i > 24])
 def test_reset_forgets_the_sums_in_progress(config):
-    """All sums in turn are begun, then there is one cycle of reset: the next sum has its own terms only."""
+    """All sums in turn are begun, then there is a cycle of reset for each: the next has its own terms only."""
     rng = random.Random(f"reset {config}")
     format, at, lanes = config.number_format, latencies(config), config.lanes
     every = (1 << lanes) - 1
@@ -345,7 +345,8 @@ def test_reset_forgets_the_sums_in_progress(config):
     timeline = Timeline()
     for cycle in range(20):
         timeline.tell(cycle, x=rng.choice([one, two]), weights=every, enable=every)
-    timeline.tell(20, reset=1)
+    for cycle in range(20, 20 + config.sums_in_turn):
+        timeline.tell(cycle, reset=1)
     last = 40
     for turn, x in enumerate((one, two, two)):
         ends = int(turn == 2)
