@@ -210,7 +210,7 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequential:
-    """An ``ff`` or ``latch`` group: its state's name, the inverse's, and the expressions of its attributes."""
+    """An ``ff`` or ``latch`` group: names of the state and its inverse, expressions of its attributes."""
 
     kind: str
     state: str
@@ -304,7 +304,7 @@ class Library:
 
     @cached_property
     def clock_gate(self) -> Cell:
-        """The smallest for a rising clock, without a test pin if there is one; these are often ``dont_use``."""
+        """The smallest for a rising clock, without a test pin if possible; these are often ``dont_use``."""
         return self._smallest(self._gates(test=False) or self._gates(test=True), _CLOCK_GATE)
 
     @cached_property

@@ -1,9 +1,9 @@
 """The mapped netlist against the RTL, module by module: equal for every input and every state.
 
-The RTL is taken as Yosys expands it to gates of its own, before anything of the library comes in: multipliers of
-different structure are more than a solver can compare. Both are cut at their registers, which have the same names, and at the instances of other modules: what
-remains is two combinational circuits, whose inputs are states and ports, and whose outputs are next states,
-clocks and ports. ABC proves a miter of them constant. Cells are what their Liberty functions say
+The RTL is taken as Yosys expands it to gates of its own, before anything of the library comes in: multipliers
+of different structure are more than a solver can compare. Both are cut at their registers, which have the same
+names, and at the instances of other modules: what remains is two combinational circuits, whose inputs are
+states and ports, and whose outputs are next states, clocks and ports. ABC proves a miter of them constant. Cells are what their Liberty functions say
 (``cells.cell_models``). A clock gate before flip-flops counts as their enable: its latch makes it one.
 Modules whose parts are all equal are equal, so the chip is, from any state on that both can be in: registers
 that mapping has merged, or found to be constant, are taken to be so in the RTL too, and shown to stay so.
@@ -32,8 +32,7 @@ write_json {name}.json
 """
 _RTL = "read_verilog rtl.v\n{read}\n" + _TO_GATES.format(name="rtl_gates")
 # A flip-flop's reset that is tied off, once its cell is opened, is one no more.
-_NETLIST = (
-    """\
+_NETLIST = """\
 read_verilog netlist.v
 read_verilog cells.v
 {blackbox}
@@ -44,12 +43,10 @@ flatten
 opt_expr
 opt_dff -nodffe -nosdff
 opt_clean
-"""
-    + _TO_GATES.format(name="netlist_gates")
-)
-_MITERS = "read_json pairs.json\ndesign -save pairs\n"
+""" + _TO_GATES.format(name="netlist_gates")
 _MITER = """\
-design -load pairs
+design -reset
+read_json pair_{index}.json
 miter -equiv -flatten rtl_{index} netlist_{index} miter_{index}
 hierarchy -top miter_{index}
 delete t:$scopeinfo
@@ -66,7 +63,7 @@ endmodule
 """
 _ABC = "read_verilog carrier.v; simplemap; abc -g AND -script abc.script carrier"
 _DIFFERENCE = """\
-read_json pairs.json
+read_json pair_{index}.json
 miter -equiv -make_outcmp -flatten rtl_{index} netlist_{index} miter
 hierarchy -top miter
 tee -q -o difference.txt sat -prove trigger 0 -show-ports miter
@@ -106,24 +103,24 @@ def check_equivalence(
     kept = " ".join([*netlist.modules, *gates])
     script = _NETLIST.format(top=netlist.top, kept=kept, blackbox=_stubs(rtl, memories, work))
     yosys(script, cwd=work, what="the netlist as gates")
-    sides = [json.loads((work / f"{name}.json").read_text())["modules"] for name in ("rtl_gates", "netlist_gates")]
-    pairs, verdicts = {}, {}
+    texts = ((work / f"{name}.json").read_text() for name in ("rtl_gates", "netlist_gates"))
+    sides = [json.loads(text)["modules"] for text in texts]
+    verdicts = {}
     for index, name in enumerate(netlist.modules):
         cut = _Cut(sides[0][name], sides[1][name], library)
         if cut.problem:
             verdicts[name] = Equality(module=name, equal=False, points=cut.points, differs=cut.problem)
             continue
-        pairs[f"rtl_{index}"], pairs[f"netlist_{index}"] = cut.modules()
+        mine, other = cut.modules()
+        pair = {"creator": "hyperdrive", "modules": {f"rtl_{index}": mine, f"netlist_{index}": other}}
+        (work / f"pair_{index}.json").write_text(json.dumps(pair))
         verdicts[name] = Equality(module=name, equal=True, points=cut.points)
-    (work / "pairs.json").write_text(json.dumps({"creator": "hyperdrive", "modules": pairs}))
     indices = {name: index for index, name in enumerate(netlist.modules) if verdicts[name].equal}
     unproven = _unproven(list(indices.values()), work)
     for name, index in indices.items():
         if index in unproven:
             found = _difference(index, work)
-            verdicts[name] = Equality(
-                module=name, equal=False, points=verdicts[name].points, differs=found
-            )
+            verdicts[name] = Equality(module=name, equal=False, points=verdicts[name].points, differs=found)
     return list(verdicts.values())
 
 
@@ -142,7 +139,7 @@ def _unproven(indices: list[int], work: Path) -> set[int]:
     """Those whose miter ABC does not show to be 0."""
     if not indices:
         return set()
-    yosys(_MITERS + "".join(_MITER.format(index=index) for index in indices), cwd=work, what="miters")
+    yosys("".join(_MITER.format(index=index) for index in indices), cwd=work, what="miters")
     script = ["write_blif carrier.blif"]
     for index in indices:
         script += [f"read_aiger miter_{index}.aig", "strash", "dprove", f"write_status status_{index}"]
@@ -228,7 +225,9 @@ class _Side:
     def open_clock_gates(self, library: Library) -> None:
         """Clock gates of the library become enables of their flip-flops, or a latch and an AND."""
         cells = library.cells
-        gates = {n: c for n, c in self.instances.items() if c["type"] in cells and cells[c["type"]].clock_gate}
+        gates = {
+            n: c for n, c in self.instances.items() if c["type"] in cells and cells[c["type"]].clock_gate
+        }
         used = Counter(
             bit
             for cell in [*self.gates.values(), *self.instances.values(), *self.registers.values()]
@@ -352,11 +351,10 @@ class _Cut:
             pairs[open_others[0]] = open_mine
             open_mine, open_others = [], []
         # States that only one side has: what depends on them differs, and what does not is equal.
-        for side, nets, at in ((mine, open_mine, 2), (others, open_others, 3)):
-            for net in nets:
-                port = [f"state {at} {net}", "input", [mine.new()], [others.new()]]
-                port[at] = [net]
-                self._ports.append((port[0], port[1], port[2], port[3]))
+        for net in open_mine:
+            self._ports.append((f"RTL state {net}", "input", [net], [others.new()]))
+        for net in open_others:
+            self._ports.append((f"netlist state {net}", "input", [mine.new()], [net]))
         for other, nets in pairs.items():
             first = nets[0]
             self._ports.append((f"state {self._label(first)}", "input", [first], [other]))

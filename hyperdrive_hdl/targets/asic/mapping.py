@@ -41,8 +41,8 @@ topo
 GATED_FLIPFLOPS = 4
 
 # Registers have no value before reset in an ASIC: initial values go. What does not matter is zero, here and
-# where the netlist is compared, so that both mean the same function. Enables are found before multiplexers are
-# merged.
+# where the netlist is compared, so that both mean the same function. Enables are found before multiplexers
+# are merged.
 READ_RTL = """\
 hierarchy -check -top {top}
 {blackbox}
@@ -171,8 +171,8 @@ def read_rtl(top: str, memories: list[Memory]) -> str:
 
 
 def with_register_names(rtl: str) -> str:
-    """Registers that have no name of their own, ``_12_``, as ``unnamed_12``: Yosys drops names of that form, by
-    which registers of the netlist are found again."""
+    """Registers without a name of their own, ``_12_``, as ``unnamed_12``: Yosys drops names of that form, and
+    by its name a register is found again in the netlist."""
 
     def rename(module: re.Match) -> str:
         names = set(re.findall(r"^  reg (?:\[\d+:\d+\] )?_(\d+)_\b", module[0], re.MULTILINE))
@@ -182,7 +182,7 @@ def with_register_names(rtl: str) -> str:
 
 
 def with_clock_gates(rtl: str, library: Library) -> str:
-    """The design's own clock gates (``<top>_clock_gate``) made of the library's, with its test pin if it has."""
+    """The design's own clock gates (``<top>_clock_gate``) made of the library's."""
     cell = library.clock_gate_with_test
     clock, enable, test, out = map(cell.pin_of, ("clock", "enable", "test", "out"))
     enabled = "enable" if test else "enable | scan_enable"
