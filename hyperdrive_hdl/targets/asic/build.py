@@ -13,7 +13,7 @@ from .blocks import Areas, block_areas
 from .equivalence import Equality, check_equivalence
 from .layout import librelane_files
 from .mapping import Netlist, Progress, synthesise
-from .memories import PAPER_NAND2_PER_BIT, Cover, Memory, check_macros, cover, find_memories
+from .memories import PAPER_NAND2_PER_BIT, Cover, Memory, check_macros, cover, find_memories, memory_models
 from .timing import Timing, longest_path
 
 
@@ -84,6 +84,7 @@ def build_asic(
         f"{top}_netlist.v": netlist.verilog,
         f"{top}_sta.v": netlist.timing_verilog,
         "cells.v": netlist.models,
+        "memories.v": memory_models(rtl, memories),
         "mapping.log": netlist.log,
     }
     if timing.log:

@@ -1,10 +1,12 @@
 """The mapped netlist against the RTL, module by module: equal for every input and every state.
 
 The RTL is taken as Yosys expands it to gates of its own, before anything of the library comes in: multipliers
-of different structure are more than a solver can compare. Both are cut at their registers, which have the same
-names, and at the instances of other modules: what remains is two combinational circuits, whose inputs are
-states and ports, and whose outputs are next states, clocks and ports. ABC proves a miter of them constant. Cells are what their Liberty functions say
-(``cells.cell_models``). A clock gate before flip-flops counts as their enable: its latch makes it one.
+of different structure are more than a solver can compare. Both are cut at their registers, which have the
+same names, and at the instances of other modules: what remains is two combinational circuits, whose inputs
+are states and ports, and whose outputs are next states, clocks and ports. ABC proves a miter of them
+constant. Cells are what their Liberty functions say (``cells.cell_models``). A clock gate before flip-flops
+counts as their enable: its latch makes it one.
+
 Modules whose parts are all equal are equal, so the chip is, from any state on that both can be in: registers
 that mapping has merged, or found to be constant, are taken to be so in the RTL too, and shown to stay so.
 """
@@ -20,7 +22,7 @@ from ...errors import ToolError
 from ...tools import yosys
 from ..liberty import Library
 from .mapping import Netlist, read_rtl, with_register_names
-from .memories import Memory
+from .memories import Memory, memory_models
 
 _TO_GATES = """\
 techmap
@@ -35,7 +37,7 @@ _RTL = "read_verilog rtl.v\n{read}\n" + _TO_GATES.format(name="rtl_gates")
 _NETLIST = """\
 read_verilog netlist.v
 read_verilog cells.v
-{blackbox}
+read_verilog -lib memories.v
 hierarchy -check -top {top}
 setattr -mod -set keep_hierarchy 1 {kept}
 proc
@@ -101,7 +103,8 @@ def check_equivalence(
     models = re.findall(r"^module (\w+)", netlist.models, re.MULTILINE)
     gates = [name for name in models if library.cells[name].clock_gate]
     kept = " ".join([*netlist.modules, *gates])
-    script = _NETLIST.format(top=netlist.top, kept=kept, blackbox=_stubs(rtl, memories, work))
+    (work / "memories.v").write_text(memory_models(rtl, memories), encoding="utf-8")
+    script = _NETLIST.format(top=netlist.top, kept=kept)
     yosys(script, cwd=work, what="the netlist as gates")
     texts = ((work / f"{name}.json").read_text() for name in ("rtl_gates", "netlist_gates"))
     sides = [json.loads(text)["modules"] for text in texts]
@@ -122,17 +125,6 @@ def check_equivalence(
             found = _difference(index, work)
             verdicts[name] = Equality(module=name, equal=False, points=verdicts[name].points, differs=found)
     return list(verdicts.values())
-
-
-def _stubs(rtl: str, memories: list[Memory], work: Path) -> str:
-    """Commands that read the memories as black boxes."""
-    texts = [
-        found[0]
-        for memory in memories
-        if (found := re.search(rf"^module {memory.module}\b.*?^endmodule\n", rtl, re.MULTILINE | re.DOTALL))
-    ]
-    (work / "memories.v").write_text("\n".join(texts))
-    return "read_verilog -lib memories.v"
 
 
 def _unproven(indices: list[int], work: Path) -> set[int]:

@@ -59,13 +59,23 @@ opt
 techmap
 opt
 """
-# A synchronous reset becomes part of data and enable, as few libraries have flip-flops with one.
+# Few libraries have flip-flops with a synchronous reset: it becomes part of the data and, where there is an
+# enable, of that; ``dfflegalize`` would give up the enable, and with it the clock gate.
+_RESET = """\
+(* techmap_celltype = "$_{kind}_P{reset}{value}{enable}_" *)
+module {kind}_{reset}{value}{enable} (input C, input R, input E, input D, output Q);
+  wire r = {r}R;
+  \\$_DFFE_PP_ ff (.C(C), .E({e}E{or_r}), .D({d}), .Q(Q));
+endmodule
+"""
 _MAP = """\
 read_liberty -lib -ignore_miss_func cells.lib
 read_verilog rtl.v
 {read}
-dffunmap -srst-only
+techmap -map resets.v
+simplemap
 opt_expr
+opt_merge
 opt_clean
 dfflegalize -cell $_DFF_?_ 01 -cell $_DFF_???_ 01 -cell $_DFFE_?P_ 01 -cell $_DLATCH_?_ 01
 clockgate -pos {gate} -min_net_size {gated}
@@ -144,6 +154,7 @@ def synthesise(rtl: str, top: str, library: Library, memories: list[Memory], wor
     shutil.copyfile(library.path, work / "cells.lib")
     (work / "rtl.v").write_text(with_clock_gates(with_register_names(rtl), library), encoding="utf-8")
     (work / "area.abc").write_text(AREA)
+    (work / "resets.v").write_text(_resets())
     script = _MAP.format(
         read=read_rtl(top, memories),
         gate=_gate_ports(library),
@@ -168,6 +179,26 @@ def read_rtl(top: str, memories: list[Memory]) -> str:
     """Yosys commands from Verilog that has been read to Yosys' own gates and registers."""
     names = " ".join(memory.module for memory in memories)
     return READ_RTL.format(top=top, blackbox=f"blackbox {names}" if names else "")
+
+
+def _resets() -> str:
+    """Verilog for Yosys' techmap of flip-flops with a synchronous reset and an enable."""
+    return "".join(
+        _RESET.format(
+            kind=kind,
+            reset=reset,
+            value=value,
+            enable=enable,
+            r="!" if reset == "N" else "",
+            e="!" if enable == "N" else "",
+            or_r=" || r" if kind == "SDFFE" else "",  # otherwise the enable goes first
+            d="D || r" if value else "D && !r",
+        )
+        for kind in ("SDFFE", "SDFFCE")
+        for reset in "NP"
+        for value in (0, 1)
+        for enable in "NP"
+    )
 
 
 def with_register_names(rtl: str) -> str:

@@ -54,6 +54,20 @@ def find_memories(verilog: str) -> list[Memory]:
     return found
 
 
+def memory_models(verilog: str, memories: list[Memory]) -> str:
+    """The memory modules of an exported chip, which are models for simulation."""
+    texts = [
+        found[0]
+        for memory in memories
+        if (
+            found := re.search(
+                rf"^module {memory.module}\b.*?^endmodule\n", verilog, re.MULTILINE | re.DOTALL
+            )
+        )
+    ]
+    return "\n".join(texts)
+
+
 def cover(memory: Memory, macros: list[Cell], per_bit: float) -> Cover:
     """The least area of the macros that suit, else ``per_bit`` um2 for each bit."""
     found = []
