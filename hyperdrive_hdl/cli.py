@@ -310,6 +310,29 @@ def _fpga(job: _Job) -> int:
     return DONE
 
 
+def _asic(job: _Job) -> int:
+    from .report.asic import asic_json, asic_lines
+    from .session import announce_yosys
+    from .targets.asic.build import build_asic
+    from .targets.asic.equivalence import equality_lines
+    from .targets.liberty import read_library, read_macros
+
+    arguments, started = job.arguments, time.monotonic()
+    library = read_library(arguments.liberty)
+    macros = [macro for path in arguments.sram for macro in read_macros(path)]
+    announce_yosys(job.terminal)
+    per_bit = arguments.sram_area_per_bit
+    with job.folder() as folder:
+        build = build_asic(job.chip, library, macros, folder, job.terminal.step, per_bit=per_bit)
+        seconds = round(time.monotonic() - started, 1)
+        facts = asic_json(build, seconds, per_bit_given=per_bit is not None)
+        folder.write("report.json", facts)
+    job.write_json(facts)
+    wrote = [folder.path / name for name in [*build.files, "report.json", "chip.toml"]]
+    job.terminal.show([*asic_lines(facts), "", *(f"wrote {path}" for path in wrote)])
+    return job.verdict(list(equality_lines(build.equivalence)))
+
+
 def _paper(job: _Job) -> int:
     from .report.paper import differences, paper_facts, render
     from .session import announce_yosys
@@ -370,6 +393,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a vendor's SRAMs, latches and clock gates in the asic cells",
     )
     _add_fpga(commands)
+    _add_asic(commands)
     test = commands.add_parser(
         "selftest",
         help="check a board's line, memories and arithmetic, and name what fails",
@@ -447,6 +471,37 @@ def _add_fpga(commands) -> None:
     fpga.set_defaults(chip=DEFAULT_CHIP, mesh="1x1", **dict.fromkeys(CHIP_CHANGES))
 
 
+def _add_asic(commands) -> None:
+    asic = commands.add_parser(
+        "asic",
+        help="map the chip to an ASIC library: netlist, area by block, timing",
+        description="Map the chip to the cells of a Liberty file; area by block, equivalence, longest path.",
+        allow_abbrev=False,
+    )
+    asic.add_argument(
+        "--liberty", type=Path, required=True, metavar="FILE.lib", help="standard cells, one corner"
+    )
+    asic.add_argument(
+        "--sram",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="MACRO.lib",
+        help="a memory macro; may be repeated, each memory takes what is smallest",
+    )
+    asic.add_argument(
+        "--sram-area-per-bit",
+        type=_area,
+        metavar="UM2",
+        help="of memories without a macro (default 0.97 NAND2, the paper's SRAM)",
+    )
+    _add_chip(asic)
+    place = Path("build", "asic")
+    asic.add_argument("-o", "--output", type=Path, default=place, metavar="DIR", help=f"default {place}")
+    _add_common(asic, _asic)
+    asic.set_defaults(mesh="1x1")
+
+
 def _add_chip_changes(parser: argparse.ArgumentParser) -> None:
     """The options of ``CHIP_CHANGES``. The chip checks their values, so that a file's are checked alike."""
     names = f"{', '.join(FORMATS)}, or fixed point qI.F, for example q2.9"
@@ -469,6 +524,16 @@ def _baud(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if not 1 <= value <= 100_000_000:
         raise argparse.ArgumentTypeError(f"must be a rate in bits per second, not {text!r}")
+    return value
+
+
+def _area(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"must be an area in um2, not {text!r}")
     return value
 
 

@@ -1,0 +1,1 @@
+"""From a chip to the cells of an ASIC library: mapping, areas, equivalence, timing, layout configuration."""

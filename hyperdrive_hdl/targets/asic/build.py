@@ -1,0 +1,114 @@
+"""All of it in order: export, mapping, equivalence, timing, areas, files."""
+
+import inspect
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...config import ChipConfig
+from ...files import OutputFolder
+from ..liberty import Cell, Library
+from ..verilog import export_verilog
+from .blocks import Areas, block_areas
+from .equivalence import Equality, check_equivalence
+from .layout import librelane_files
+from .mapping import Netlist, Progress, synthesise
+from .memories import PAPER_NAND2_PER_BIT, Cover, Memory, check_macros, cover, find_memories, memory_models
+from .timing import Timing, longest_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsicBuild:
+    """A mapped chip; ``per_bit`` is what memories without a macro count for, in um2, and ``files`` what was
+    written."""
+
+    config: ChipConfig
+    library: Library
+    netlist: Netlist = field(repr=False)
+    covers: list[Cover]
+    areas: Areas
+    equivalence: list[Equality]
+    timing: Timing
+    per_bit: float
+    files: list[str]
+
+
+def export_rtl(config: ChipConfig) -> tuple[str, dict[str, str]]:
+    """The chip's top and its Verilog files, with an ASIC's cells where the export has them."""
+    kind = {"cells": "asic"} if "cells" in inspect.signature(export_verilog).parameters else {}
+    export = export_verilog(config, **kind)
+    return export.top, {name: text for name, text in export.files.items() if name.endswith((".v", ".sdc"))}
+
+
+def build_asic(
+    config: ChipConfig,
+    library: Library,
+    macros: list[Cell],
+    folder: OutputFolder,
+    progress: Progress,
+    *,
+    per_bit: float | None = None,
+) -> AsicBuild:
+    """Map a chip to a library; netlist, cell models, logs and configurations go into ``folder``.
+
+    Parameters
+    ----------
+    macros : memory macros to cover memories with
+    progress : makes a context around each step from its description
+    per_bit : um2 for a bit of memory without a macro; None for ``PAPER_NAND2_PER_BIT`` of this library
+
+    Raises
+    ------
+    UserError : a macro that suits nothing, a cell whose function is not known
+    ToolError : a tool fails
+    """
+    with progress(f"elaborating chip {config.name!r}"):
+        top, files = export_rtl(config)
+    rtl = "\n".join(text for name, text in files.items() if name.endswith(".v"))
+    memories = find_memories(rtl)
+    check_macros(memories, macros)
+    area_of_bit = PAPER_NAND2_PER_BIT * (library.nand2.area or 0.0) if per_bit is None else per_bit
+    covers = {memory.module: _cover(memory, library, macros, area_of_bit) for memory in memories}
+    with tempfile.TemporaryDirectory(prefix="hyperdrive-asic-") as name:
+        places = [Path(name, step) for step in ("mapping", "equivalence", "timing")]
+        for place in places:
+            place.mkdir()
+        with progress(f"mapping {config.tpus} TPUs to {library.name}"):
+            netlist = synthesise(rtl, top, library, memories, places[0])
+        with progress("comparing the netlist with the RTL"):
+            equal = check_equivalence(rtl, netlist, library, memories, places[1])
+        with progress("static timing"):
+            timing = longest_path(netlist, library, places[2])
+    results = {f"rtl/{file}": text for file, text in files.items()}
+    results |= {
+        f"{top}_netlist.v": netlist.verilog,
+        f"{top}_sta.v": netlist.timing_verilog,
+        "cells.v": netlist.models,
+        "memories.v": memory_models(rtl, memories),
+        "mapping.log": netlist.log,
+    }
+    if timing.log:
+        results["timing.log"] = timing.log
+    verilog = [file for file in results if file.startswith("rtl/") and file.endswith(".v")]
+    results |= librelane_files(netlist, library, list(covers.values()), timing, verilog)
+    for file, text in results.items():
+        folder.write(file, text)
+    return AsicBuild(
+        config=config,
+        library=library,
+        netlist=netlist,
+        covers=list(covers.values()),
+        areas=block_areas(netlist, library, covers),
+        equivalence=equal,
+        timing=timing,
+        per_bit=area_of_bit,
+        files=list(results),
+    )
+
+
+def _cover(memory: Memory, library: Library, macros: list[Cell], per_bit: float) -> Cover:
+    """Rows of weights that are not latches yet are counted as such: a latch per bit, a clock gate per row."""
+    if memory.kind != "latches":
+        return cover(memory, macros, per_bit)
+    area = memory.bits * (library.latch.area or 0.0) + memory.depth * (library.clock_gate.area or 0.0)
+    return Cover(memory=memory, area=area)

