@@ -337,7 +337,7 @@ class TileWithReset(wiring.Component):
 
 @each([chip for i, chip in enumerate(CHIPS) if i % 4 == 1 or i > 24])
 def test_reset_forgets_the_sums_in_progress(config):
-    """All sums in turn are begun, then there is a cycle of reset for each: the next has its own terms only."""
+    """All sums in turn are begun, then a cycle of reset comes for each: the next has its own terms only."""
     rng = random.Random(f"reset {config}")
     format, at, lanes = config.number_format, latencies(config), config.lanes
     every = (1 << lanes) - 1

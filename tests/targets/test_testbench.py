@@ -136,7 +136,7 @@ def test_cells_of_an_asic_compute_the_same(built, simulator):
     clocks, found = re.fullmatch(r"CLOCKS: (.*)\n(.*\n)", printed).groups()
     assert found == verdict
     summing, finishing, macs, loads, wasted = map(int, clocks.split())
-    # The TPUs' clock: a pulse for every term, one for the tiles' reset, which comes a cycle late, and no other.
+    # The TPUs' clock: a pulse for every term, one for the tiles' reset, which is a cycle late, no other.
     assert summing == macs + 1 > 1000
     assert 100 < finishing < int(verdict.split()[-2])
     assert loads > 100
