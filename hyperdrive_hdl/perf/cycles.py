@@ -291,11 +291,13 @@ class _Convolution:
     reads: list[tuple[int, int, int, int]] = field(default_factory=list)  # of a sum, see ``_banks``
     accesses: list[np.ndarray] = field(default_factory=list)  # cycles of the epilogue's memory accesses
     blocked: dict[int, int] = field(default_factory=dict)  # issue cycle -> bank that the epilogue has then
+    recent: list[int] = field(default_factory=lambda: [0] * 3)  # cycles of the last operations
 
     def __post_init__(self) -> None:
         self.conv = self.layer.conv
         self.conflicts = has_conflict(self.conv, self.clock.config)
         self.turns = self.clock.config.sums_in_turn
+        self.queued = self.turns == 1 and self.clock.config.memory_latency > 1  # rtl/terms.py
         self.parts = self.clock.config.number_format.words_per_sum
 
     def run(self) -> None:
@@ -404,9 +406,16 @@ class _Convolution:
         place = self.sums[number - turns] if number >= turns else None  # which had its place before
         shown = self.sums[-1].taken + SUM_TO_SUM if number else self.layer.taken + DESCRIPTOR_TO_SUM
         sum = _Sum(self.clock.sums, 0, 0, 0)
-        sum.taken = self._turn(max(shown, place.entered if place else 0), sum)
-        sum.entered = max(sum.taken + turns, int(place.issued[-1]) if place else 0)
-        sum.offered = sum.entered + turns
+        late = int(turns > 1)  # a sum goes on in the cycle after its turn
+        turn = self._turn(max(shown - late, place.entered if place else 0), sum)
+        sum.taken = turn + late
+        issued = int(place.issued[-1]) if place else 0
+        if self.queued:
+            sum.entered = max(turn, self.recent[-2]) + 1
+            sum.offered = max(sum.entered, issued) + 1
+        else:
+            sum.entered = max(turn + turns, issued)
+            sum.offered = sum.entered + turns
         self.sums.append(sum)
         self.clock.sums += 1
         return sum
@@ -433,7 +442,10 @@ class _Convolution:
         if before:
             earliest[restores:] = np.maximum(earliest[restores:], before.issued[-rows:] + 1)
         sum.issued = self._issue(self._turn(earliest, sum), number)
-        if len(sum.issued) > 1:
+        if self.queued:
+            self.recent = [*self.recent, *sum.issued[-3:].tolist()][-3:]
+            sum.entered = max(sum.entered + len(sum.issued) - 1, self.recent[-3] + 1)
+        elif len(sum.issued) > 1:
             sum.entered = int(sum.issued[-2])
         if self.begun is None:
             self.begun = int(sum.issued[0])

@@ -50,9 +50,9 @@ class TermWalker(wiring.Component):
     and ended in order. Of the sums that use one block of weight rows, none overtakes the one before, so that
     rows can be freed as the block's last sum uses them.
 
-    ``taken`` comes late in its cycle: the many bits of a new sum do not wait for it, but are fetched in the
-    cycle after. A sum alone in turn needs a multiplexer for that, and has it where the memory has registers
-    for a high clock.
+    ``taken`` comes late in its cycle: a sum goes on in the cycle after its turn, and the many bits of a new
+    one are fetched in the cycle after that. A sum alone in turn needs a second operation and a multiplexer
+    for that, and has them where the memory has registers for a high clock.
 
     Parameters
     ----------
@@ -90,69 +90,86 @@ class TermWalker(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        turns = self._config.sums_in_turn
-        walks = [Signal(_Walk(self._config), name=f"walk{i}") for i in range(turns)]
-        valids = [Signal(name=f"valid{i}") for i in range(turns)]
-        ops = [
-            Signal(OperationLayout(self._config), name=f"operation{i}", reset_less=True) for i in range(turns)
-        ]
-        newest = Signal(_Walk(self._config))  # the walk that came into the ring last
-        m.d.comb += newest.eq(walks[-1])
-        if self._fetches_late:
+        ring = range(self._config.sums_in_turn)  # place 0 is offered; at the last one it goes on
+        walks = [Signal(_Walk(self._config), name=f"walk{i}") for i in ring]
+        valids = [Signal(name=f"valid{i}") for i in ring]
+        ops = [Signal(OperationLayout(self._config), name=f"operation{i}", reset_less=True) for i in ring]
+        places = list(walks)
+        if self._high_clock:
             fetched = Signal()
+            newest = Signal(_Walk(self._config))  # where a new sum is in the cycle after
             m.d.sync += fetched.eq(self.sums.valid & self.sums.ready)
+            m.d.comb += newest.eq(walks[len(ring) - 2])
             with m.If(fetched):
                 m.d.comb += newest.sum.eq(self.sums.p)
-        walk, op, valid = [*walks[:-1], newest][0], ops[0], valids[0]  # whose turn it is
+            places[len(ring) - 2] = newest
+        walk = places[-1]
         next_walk = Signal(_Walk(self._config))
-        next_op = Signal(OperationLayout(self._config))
-        next_valid = Signal()
-        for ring, moved in (
-            (walks, [*walks[1:-1], newest, next_walk][-turns:]),
-            (ops, [*ops[1:], next_op]),
-            (valids, [*valids[1:], next_valid]),
-        ):
-            m.d.sync += [place.eq(value) for place, value in zip(ring, moved, strict=True)]
+        m.d.sync += [place.eq(value) for place, value in zip(walks, _turned(places, next_walk), strict=True)]
 
-        step = Signal()  # the operation at the counters moves into the operation's place
+        step = Signal()  # the operation at the counters moves on, to be offered
+        operation = Signal(OperationLayout(self._config))
+        m.d.comb += [self.valid.eq(valids[0]), self.operation.eq(ops[0])]
+        self._operation(m, operation, walk)
+        if len(ring) == 1 and self._high_clock:
+            waiting, took = self._queue(m, ops[0], valids[0], walk.busy, operation, step), None
+        else:
+            waiting, took = 0, self._replace(m, ops, valids, walk.busy, operation, step)
+        m.d.comb += self.active.eq(sum((place.busy for place in walks), 0) + sum(valids, waiting) != 0)
         ends = Signal()  # it is the sum's last
-        m.d.comb += [
-            self.valid.eq(valid),
-            self.operation.eq(op),
-            step.eq(walk.busy & (~valid | self.taken)),
-            next_valid.eq(step | (valid & ~self.taken)),
-            next_op.eq(op),
-            self.active.eq(sum((place.busy for place in walks), 0) + sum(valids, 0) != 0),
-        ]
-        with m.If(step):
-            m.d.comb += self._operation(next_op, walk)
         self._advance(m, walk, next_walk, step, ends)
         self._take(m, walk, next_walk, step & ends)
-        self._order(m, valid, op, valids[-1], ops[-1])
-        self._free(m, valid, op)
+        self._order(m, ops, valids, took)
+        self._free(m, valids[0], ops[0])
         return m
 
     @property
-    def _fetches_late(self) -> bool:
+    def _high_clock(self) -> bool:
+        """The memory has registers for a high clock: so have the ways of ``taken`` and of new sums."""
         return self._config.sums_in_turn > 1 or self._config.memory_latency > 1
 
-    def _operation(self, op, walk) -> list:
+    def _replace(self, m: Module, ops: list, valids: list, busy, operation, step) -> Signal:
+        """Each sum's next operation follows the one taken; returns that it was, when at the last place."""
+        took = Signal()
+        m.d["comb" if len(ops) == 1 else "sync"] += took.eq(self.taken)
+        left = valids[-1] & ~took
+        next_op = Signal.like(operation)
+        m.d.comb += [step.eq(busy & ~left), next_op.eq(ops[-1])]
+        with m.If(step):
+            m.d.comb += next_op.eq(operation)
+        for places, value in ((ops, next_op), (valids, left | busy)):
+            m.d.sync += [place.eq(v) for place, v in zip(places, _turned(places, value), strict=True)]
+        return took
+
+    def _queue(self, m: Module, op, valid, busy, operation, step) -> Signal:
+        """The sum's next operation waits beside the one that is offered, so that the counters need not know
+        whether that one is taken; returns that there is one."""
+        waiting = Signal()
+        spare = Signal.like(operation, reset_less=True)
+        free = ~valid | self.taken
+        m.d.comb += step.eq(busy & ~waiting)
+        m.d.sync += waiting.eq((busy | waiting) & ~free)
+        with m.If(step):
+            m.d.sync += spare.eq(operation)
+        with m.If(free):
+            m.d.sync += [op.eq(Mux(waiting, spare, operation)), valid.eq(busy | waiting)]
+        return waiting
+
+    def _operation(self, m: Module, op, walk) -> None:
         """The operation at a sum's counters."""
         sum = walk.sum
         row_address = Array(sum.row_addresses)[walk.dy]
         in_row = walk.channel + Array(sum.col_offsets)[walk.dx]
         parts = self._config.number_format.words_per_sum
-        ring = []
         if self._config.links:
-            ring = [
+            m.d.comb += [
                 op.ring.valid.eq(sum.ring),
                 op.ring.slot.eq(sum.ring_slot),
                 op.ring.row.eq(in_row),
                 op.ring.col.eq(walk.channel + Array(sum.edge_offsets)[walk.dy]),
                 op.ring.corner.eq(walk.channel),
             ]
-        return [
-            *ring,
+        m.d.comb += [
             op.address.eq(Mux(walk.restoring, walk.stored, row_address + in_row)),
             op.up.eq(~walk.restoring & (walk.dy == 0) & sum.above),
             op.down.eq(~walk.restoring & (walk.dy == 2) & sum.below),
@@ -220,14 +237,14 @@ class TermWalker(wiring.Component):
         turns = self._config.sums_in_turn
         mine = Signal()
         if turns > 1:
-            turn = Signal(range(turns))  # the place in front
+            turn = Signal(range(turns))  # at the last place
             next_turn = Signal(range(turns))  # that takes the next sum
             m.d.sync += turn.eq(Mux(turn == turns - 1, 0, turn + 1))
             m.d.comb += mine.eq(turn == next_turn)
             with m.If(self.sums.valid & self.sums.ready):
                 m.d.sync += next_turn.eq(Mux(next_turn == turns - 1, 0, next_turn + 1))
             with m.If(self.restart):
-                m.d.sync += [turn.eq(0), next_turn.eq(0)]
+                m.d.sync += [turn.eq(turns - 1), next_turn.eq(0)]
         else:
             m.d.comb += mine.eq(1)
         sum = self.sums.payload
@@ -238,7 +255,7 @@ class TermWalker(wiring.Component):
             m.d.comb += [
                 next_walk.busy.eq(1),
                 next_walk.first.eq(1),
-                *([] if self._fetches_late else [next_walk.sum.eq(sum)]),
+                *([] if self._high_clock else [next_walk.sum.eq(sum)]),
                 next_walk.channels.eq(sum.channels),
                 next_walk.channel.eq(sum.channel),
                 next_walk.dy.eq(~sum.kernel3),
@@ -251,21 +268,24 @@ class TermWalker(wiring.Component):
                 next_walk.stored.eq(sum.stored),
             ]
 
-    def _order(self, m: Module, valid, op, before_valid, before) -> None:
+    def _order(self, m: Module, ops: list, valids: list, took) -> None:
         """Whether the operation has its weight row, and stays behind the sum before."""
+        op = ops[0]
         ahead = Signal(row_bits(self._config.wbuf_depth))  # rows written behind this one, if not negative
         m.d.comb += ahead.eq(self.written + ~op.row)
         there = op.restore | ~ahead[-1]
-        if self._config.sums_in_turn > 1:
-            lead = Signal(row_bits(self._config.wbuf_depth))  # of the sum before, in rows
+        if len(ops) > 1:
+            before = ops[-1]  # had the turn before
+            lead = Signal(row_bits(self._config.wbuf_depth))  # of its operation, in rows
             predecessor = Signal()
             ordinal = Signal.like(op.number)
             m.d.comb += [
                 lead.eq(before.row - op.row),
                 ordinal.eq(op.number - 1),
-                predecessor.eq(before_valid & (before.number == ordinal) & (before.block == op.block)),
+                predecessor.eq(valids[-1] & (before.number == ordinal) & (before.block == op.block)),
             ]
-            behind = op.restore | ~predecessor | (lead.any() & ~lead[-1])
+            moved = took & ~before.restore
+            behind = op.restore | ~predecessor | (lead.any() & ~lead[-1]) | moved
         else:
             behind = 1
         m.d.comb += [self.eligible.eq(there & behind), self.starved.eq(~there)]
@@ -279,3 +299,8 @@ class TermWalker(wiring.Component):
             m.d.sync += self.freed.eq(op.row + 1 - Mux(used, 0, op.stride))
             with m.If(self.taken & op.last):
                 m.d.sync += oldest.eq(oldest + 1)
+
+
+def _turned(ring: list, after) -> list:
+    """What comes to each place: the last one's content as ``after``, and then what was offered."""
+    return [*ring[1:-1], after, *ring[:1]][: len(ring)]

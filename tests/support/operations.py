@@ -436,7 +436,9 @@ class Ring:
     """What ``TermWalker`` has to show, cycle by cycle: P places, one of which has its turn.
 
     In each place one operation waits to be taken; the sum's others are behind it, and the next sum comes
-    when none is behind any more. Apart from that it keeps what was issued, for whom rows can be freed.
+    when none is behind any more. A sum goes on in the cycle after its turn; one that has every turn does so
+    at once, or, in a chip for a high clock, a second operation waits with the first.
+    Apart from that it keeps what was issued, for whom rows can be freed.
 
     Parameters
     ----------
@@ -445,9 +447,12 @@ class Ring:
 
     def __init__(self, config: ChipConfig):
         turns = config.sums_in_turn
-        self._waiting: list[dict | None] = [None] * turns
+        self._turns = turns
+        self._room = 2 if turns == 1 and config.memory_latency > 1 else 1  # operations that wait in a place
+        self._waiting: list[list[dict]] = [[] for _ in range(turns)]
         self._behind: list[list[dict]] = [[] for _ in range(turns)]
         self._turn = 0
+        self._took = False  # in the cycle before
         self._oldest = 0  # block whose rows are being freed
         self.begun: list[Sum] = []
         self.left: dict[int, list[dict]] = {}  # operations not yet taken, by number of the sum
@@ -456,11 +461,12 @@ class Ring:
     @property
     def operation(self) -> dict | None:
         """The operation whose turn it is."""
-        return self._waiting[self._turn]
+        waiting = self._waiting[self._turn]
+        return waiting[0] if waiting else None
 
     @property
     def active(self) -> bool:
-        return bool(self.left)
+        return any(self._waiting) or any(self._behind)
 
     @property
     def ended(self) -> int:
@@ -483,15 +489,26 @@ class Ring:
         return before[0]["row"] > operation["row"]
 
     def room(self, taken: bool) -> bool:
-        """Whether a sum that is offered goes into the place whose turn it is."""
-        moves = self.operation is None or taken
-        mine = len(self.begun) % len(self._waiting) == self._turn
-        return mine and len(self._behind[self._turn]) <= moves
+        """Whether a sum that is offered goes into the place that goes on."""
+        at = self._stepping
+        mine = len(self.begun) % self._turns == at
+        return mine and len(self._behind[at]) <= self._moves(taken)
+
+    @property
+    def _stepping(self) -> int:
+        return (self._turn - 1) % self._turns
+
+    def _moves(self, taken: bool) -> bool:
+        """An operation from behind comes to those that wait."""
+        waiting = len(self._waiting[self._stepping])
+        if self._room > 1:
+            return waiting < self._room
+        return waiting == (self._took if self._turns > 1 else taken)
 
     def step(self, taken: bool, offered: Sum | None) -> None:
         """A cycle."""
-        at, operation = self._turn, self.operation
-        room = self.room(taken)
+        at, operation = self._stepping, self.operation
+        room, moves = self.room(taken), self._moves(taken)
         if operation and operation["frees"] and operation["block"] == self._oldest:
             # Rows before this one may be those that other sums still need, where they alternate.
             used = taken and not operation["restore"]
@@ -502,13 +519,16 @@ class Ring:
             assert self.left[number].pop(0) is operation
             if not self.left[number]:
                 del self.left[number]
-        if operation is None or taken:
-            self._waiting[at] = self._behind[at].pop(0) if self._behind[at] else None
+        if self._took if self._turns > 1 else taken:
+            self._waiting[at].pop(0)
+        if moves and self._behind[at]:
+            self._waiting[at].append(self._behind[at].pop(0))
         if offered and room:
             self._behind[at] = list(offered.operations)
             self.left[offered.number] = list(offered.operations)
             self.begun.append(offered)
-        self._turn = (at + 1) % len(self._waiting)
+        self._took = taken
+        self._turn = (self._turn + 1) % self._turns
 
     @property
     def needed(self) -> int | None:
