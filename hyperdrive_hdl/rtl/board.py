@@ -12,6 +12,7 @@ from ..host_link import Features, Identity, word_bytes
 from .bridge import Bridge
 from .chip import Chip
 from .hierarchy import instantiate
+from .registers import StreamQueue
 
 
 def identity_of(
@@ -81,8 +82,20 @@ class BoardCore(wiring.Component):
             m, platform, "bridge", Bridge, config=config, divisor=self._divisor, identity=self._identity
         )
         chip = instantiate(m, platform, "chip", Chip, reset=bridge.chip_reset, config=config)
-        connect(m, bridge.program, chip.program)
-        connect(m, bridge.fm_in, chip.fm_in)
+        for name in ("program", "fm_in"):
+            words = getattr(bridge, name)
+            if config.memory_latency > 1:  # for a high clock: block RAM takes half of it to answer
+                queue = instantiate(
+                    m,
+                    platform,
+                    f"{name}_queue",
+                    StreamQueue,
+                    reset=bridge.chip_reset,
+                    width=len(words.payload),
+                )
+                connect(m, words, queue.before)
+                words = queue.after
+            connect(m, words, getattr(chip, name))
         connect(m, chip.fm_out, bridge.fm_out)
         connect(m, chip.status, bridge.status)
         connect(m, chip.activity, bridge.activity)

@@ -1,7 +1,8 @@
-"""Values some cycles later: registers in a row, or a memory for many bits over many cycles."""
+"""Values some cycles later: registers in a row, a memory for many bits over many cycles, a queue."""
 
 from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -64,4 +65,34 @@ class DelayLine(wiring.Component):
             self.later.eq(read_port.data),
         ]
         m.d.sync += place.eq(oldest)
+        return m
+
+
+class StreamQueue(wiring.Component):
+    """A few words between two streams, at a word per cycle: no logic goes from one to the other.
+
+    Parameters
+    ----------
+    width : bits of a word
+
+    Members
+    -------
+    before, after : the streams
+    """
+
+    def __init__(self, *, width: int):
+        self._width = width
+        super().__init__({"before": In(stream.Signature(width)), "after": Out(stream.Signature(width))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=self._width, depth=4)
+        m.d.comb += [
+            fifo.w_en.eq(self.before.valid),
+            fifo.w_data.eq(self.before.payload),
+            self.before.ready.eq(fifo.w_rdy),
+            self.after.valid.eq(fifo.r_rdy),
+            self.after.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.after.ready),
+        ]
         return m
