@@ -74,6 +74,10 @@ class Fetch(wiring.Component):
         operand = low[: isa.OPERAND_BITS]
         taken = Signal()
         m.d.comb += taken.eq(program.valid & program.ready)
+        # A header may have to wait for all units; bodies do not, nor do they wait for that to be known.
+        in_body = Signal()
+        in_weights = Signal()
+        m.d.comb += in_body.eq(program.valid & (self.rows.ready | ~in_weights))
 
         configured = Signal()
         left = Signal(isa.OPERAND_BITS)  # words of the packet still to come
@@ -92,7 +96,7 @@ class Fetch(wiring.Component):
             m.next = "ERROR"
 
         last_word = left == 1
-        with m.If(taken):  # in a body; a header word sets both anew
+        with m.If(in_body):  # a header word sets both anew
             m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
 
         def begin(state: str, words):
@@ -164,7 +168,7 @@ class Fetch(wiring.Component):
 
             with m.State("CONFIG"):
                 m.d.comb += program.ready.eq(1)
-                with m.If(taken):
+                with m.If(program.valid):
                     with m.If(low != expected[index]):
                         fail(ErrorCode.CONFIG)
                     with m.Elif(last_word):
@@ -176,13 +180,13 @@ class Fetch(wiring.Component):
                 count = dispatched[state.lower()]
                 with m.State(state):
                     m.d.comb += program.ready.eq(1)
-                    with m.If(taken & last_word):
+                    with m.If(program.valid & last_word):
                         m.d.sync += [unit.valid.eq(1), count.eq(count + 1)]
                         m.next = "HEADER"
 
             with m.State("PARAMS"):
-                m.d.comb += [program.ready.eq(1), self.parameter_write.eq(taken)]
-                with m.If(taken):
+                m.d.comb += [program.ready.eq(1), self.parameter_write.eq(program.valid)]
+                with m.If(program.valid):
                     with m.If(self.parameter_lane == self._config.lanes - 1):
                         m.d.sync += [self.parameter_lane.eq(0), self.parameter_bias.eq(1)]
                     with m.Else():
@@ -192,13 +196,14 @@ class Fetch(wiring.Component):
 
             with m.State("WEIGHTS"):
                 m.d.comb += [self.rows.valid.eq(program.valid), program.ready.eq(self.rows.ready)]
-                with m.If(taken & last_word):
+                with m.If(in_body & last_word):
                     m.next = "HEADER"
 
             with m.State("ERROR"):
                 pass
 
             m.d.comb += [
+                in_weights.eq(fsm.ongoing("WEIGHTS")),
                 self.parameter.eq(program.payload[: self._config.parameter_width]),
                 self.rows.payload.eq(program.payload[: self._config.lanes]),
                 self.receiving_conv.eq(fsm.ongoing("CONVS") | self.convs.valid),
@@ -211,7 +216,7 @@ class Fetch(wiring.Component):
         m.d.comb += fences.eq(Cat((first - low[0:4])[:FENCE_BITS], (second - low[4:8])[:FENCE_BITS]))
         convs = instantiate(m, platform, "convs", DescriptorBuffer, config=self._config)
         m.d.comb += [
-            convs.write.eq(fsm.ongoing("CONVS") & taken),
+            convs.write.eq(fsm.ongoing("CONVS") & program.valid),
             convs.index.eq(index),
             convs.word.eq(low),
             convs.fences.eq(fences),
@@ -219,7 +224,7 @@ class Fetch(wiring.Component):
             self.convs.taken.eq(convs.taken),
         ]
         for name, unit in (("LOADS", self.loads), ("STORES", self.stores)):
-            self._keep(m, name, unit, fsm.ongoing(name) & taken, index, fences)
+            self._keep(m, name, unit, fsm.ongoing(name) & program.valid, index, fences)
         return m
 
     def _keep(self, m: Module, name: str, unit, write, index, fences) -> None:
