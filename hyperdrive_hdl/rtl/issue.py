@@ -15,9 +15,9 @@ from .layouts import ADDRESS_BITS, FENCE_BITS, OperationLayout, RingLayout, numb
 class Issue(wiring.Component):
     """Gates the operations and delays their control to the stages of the array.
 
-    An operation waits for its weight row; for its bank, where the epilogue accesses it in the same cycle;
-    for a stored partial sum to be in memory; at a sum's end, for the epilogue to have taken the sum before;
-    at a layer's start, for the fences and for the layer before to be complete in memory. One that waits has
+    An operation waits to be eligible, which ``TermWalker`` tells; for its bank, where the epilogue accesses
+    it in the same cycle; at a sum's end, for the epilogue to have taken the sum before; at a layer's start,
+    for the fences and for the layer before to be complete in memory. One that waits has
     its next turn P cycles later. Nothing stalls after issue.
 
     =======  ==========================================================
@@ -40,7 +40,6 @@ class Issue(wiring.Component):
     waits_for_row : it would, but for its weight row
     epilogue_ready : a sum may end now
     epilogue_access, epilogue_address : its memory access in the next cycle
-    sum_done : the oldest sum not yet in memory is written
     need_loads, need_stores, loads_done, stores_done : fences
     border_ready : the border slots that the next layer needs are free or complete
     stop : nothing issues any more
@@ -70,7 +69,6 @@ class Issue(wiring.Component):
                 "epilogue_ready": In(1),
                 "epilogue_access": In(1),
                 "epilogue_address": In(ADDRESS_BITS),
-                "sum_done": In(1),
                 "need_loads": In(FENCE_BITS),
                 "need_stores": In(FENCE_BITS),
                 "loads_done": In(FENCE_BITS),
@@ -104,12 +102,11 @@ class Issue(wiring.Component):
         op = self.operation
         bank = slice(ceil_log2(self._config.fmm_bank_depth), ADDRESS_BITS)
 
+        alone = self._config.sums_in_turn == 1  # sums, and layers, are in order as they come
         in_layer = Signal()
         parity = Signal(init=1)  # of the layer in progress
         begins = Signal()
         ended = Signal(number_bits(self._config))  # number of the next sum to end
-        stored = Signal(number_bits(self._config))  # and of the next to be in memory
-        before = Signal(number_bits(self._config))  # sums begun before this one and not in memory
         in_order = Signal()
         conflict = Signal()
         allowed = Signal()
@@ -120,11 +117,9 @@ class Issue(wiring.Component):
                 & fence_passed(self.stores_done, self.need_stores)
                 & self.border_ready
             ),
-            before.eq(op.number - stored),
             in_order.eq(
-                Mux(op.first, begins, op.layer == parity)
-                & (~op.restore | (before < op.spacing))
-                & (~op.last | (self.epilogue_ready & (op.number == ended)))
+                Mux(op.first, begins, alone | (op.layer == parity))
+                & (~op.last | (self.epilogue_ready & (alone | (op.number == ended))))
             ),
             conflict.eq(self.epilogue_access & (op.address[bank] == self.epilogue_address[bank])),
             allowed.eq(self.valid & in_order & ~conflict & ~self.stop),
@@ -138,7 +133,6 @@ class Issue(wiring.Component):
             m.d.sync += in_layer.eq(0)
         m.d.sync += [
             ended.eq(ended + (self.go & op.last)),
-            stored.eq(stored + self.sum_done),
             self.layer.eq(Mux(self.restart, 0, self.layer + self.layer_done)),
         ]
 

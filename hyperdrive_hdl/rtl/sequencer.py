@@ -27,7 +27,8 @@ class Sequencer(wiring.Component):
     layers : descriptors, from ``Fetch``
     valid, operation, taken : to ``Issue``; another sum's has its turn in each of P cycles
     eligible, starved : of the operation, see ``TermWalker``
-    written, freed : weight rows, so far
+    written, arrives, freed : weight rows, so far
+    sum_done : of ``EpilogueControl``
     begun : a layer's first operation issues
     layer, need_loads, need_stores : of the layer that begins next, see ``SumWalker``
     mesh_row, mesh_col : the chip's position
@@ -46,6 +47,8 @@ class Sequencer(wiring.Component):
                 "eligible": Out(1),
                 "starved": Out(1),
                 "written": In(row_bits(config.wbuf_depth)),
+                "arrives": In(1),
+                "sum_done": In(1),
                 "freed": Out(row_bits(config.wbuf_depth)),
                 "begun": In(1),
                 "layer": Out(CONV_DESCRIPTOR),
@@ -71,6 +74,8 @@ class Sequencer(wiring.Component):
             self.eligible.eq(terms.eligible),
             self.starved.eq(terms.starved),
             terms.written.eq(self.written),
+            terms.arrives.eq(self.arrives),
+            terms.sum_done.eq(self.sum_done),
             terms.restart.eq(self.restart),
             self.freed.eq(terms.freed),
             sums.begun.eq(self.begun),

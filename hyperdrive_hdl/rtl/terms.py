@@ -1,12 +1,12 @@
 """Walks the terms of as many sums as go in turn, and gives one operation of the array at a time."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, C, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from ..config import ChipConfig
-from .layouts import BLOCK_BITS, OperationLayout, SumLayout, lane_bits, row_bits
+from .layouts import BLOCK_BITS, OperationLayout, SumLayout, lane_bits, number_bits, row_bits
 
 
 class _Walk(data.StructLayout):
@@ -63,9 +63,10 @@ class TermWalker(wiring.Component):
     sums : from ``SumWalker``; the payload stays for a cycle after it was taken
     valid, operation : the operation whose turn it is
     taken : it issues
-    written : rows that the weight buffer has received so far
+    written, arrives : rows that the weight buffer has received so far; and one more does
+    sum_done : the oldest sum not yet in memory is written
     starved : the operation lacks its weight row, and nothing that is told from here
-    eligible : it has its row, or needs none, and may not come before another sum's
+    eligible : it has its row, or its stored partial sum, and may not come before another sum's
     freed : rows that are not needed any more
     active : there are operations still to come
     restart : turns and sums are counted from here
@@ -80,6 +81,8 @@ class TermWalker(wiring.Component):
                 "operation": Out(OperationLayout(config)),
                 "taken": In(1),
                 "written": In(row_bits(config.wbuf_depth)),
+                "arrives": In(1),
+                "sum_done": In(1),
                 "eligible": Out(1),
                 "starved": Out(1),
                 "freed": Out(row_bits(config.wbuf_depth)),
@@ -111,15 +114,17 @@ class TermWalker(wiring.Component):
         operation = Signal(OperationLayout(self._config))
         m.d.comb += [self.valid.eq(valids[0]), self.operation.eq(ops[0])]
         self._operation(m, operation, walk)
+        waiting = Signal()
+        took = Signal()
         if len(ring) == 1 and self._high_clock:
-            waiting, took = self._queue(m, ops[0], valids[0], walk.busy, operation, step), None
+            coming = self._queue(m, ops[0], valids[0], walk.busy, operation, step, waiting)
         else:
-            waiting, took = 0, self._replace(m, ops, valids, walk.busy, operation, step)
+            coming = self._replace(m, ops, valids, walk.busy, operation, step, took)
         m.d.comb += self.active.eq(sum((place.busy for place in walks), 0) + sum(valids, waiting) != 0)
         ends = Signal()  # it is the sum's last
         self._advance(m, walk, next_walk, step, ends)
         self._take(m, walk, next_walk, step & ends)
-        self._order(m, ops, valids, took)
+        self._order(m, ops, valids, took, coming)
         self._free(m, valids[0], ops[0])
         return m
 
@@ -128,32 +133,32 @@ class TermWalker(wiring.Component):
         """The memory has registers for a high clock: so have the ways of ``taken`` and of new sums."""
         return self._config.sums_in_turn > 1 or self._config.memory_latency > 1
 
-    def _replace(self, m: Module, ops: list, valids: list, busy, operation, step) -> Signal:
-        """Each sum's next operation follows the one taken; returns that it was, when at the last place."""
-        took = Signal()
+    def _replace(self, m: Module, ops: list, valids: list, busy, operation, step, took) -> list:
+        """Each sum's next operation follows the one that it ``took``; which one is coming to its turn."""
         m.d["comb" if len(ops) == 1 else "sync"] += took.eq(self.taken)
         left = valids[-1] & ~took
         next_op = Signal.like(operation)
         m.d.comb += [step.eq(busy & ~left), next_op.eq(ops[-1])]
         with m.If(step):
             m.d.comb += next_op.eq(operation)
-        for places, value in ((ops, next_op), (valids, left | busy)):
-            m.d.sync += [place.eq(v) for place, v in zip(places, _turned(places, value), strict=True)]
-        return took
+        turned = _turned(ops, next_op)
+        for places, values in ((ops, turned), (valids, _turned(valids, left | busy))):
+            m.d.sync += [place.eq(value) for place, value in zip(places, values, strict=True)]
+        return [(1, turned[0])]
 
-    def _queue(self, m: Module, op, valid, busy, operation, step) -> Signal:
+    def _queue(self, m: Module, op, valid, busy, operation, step, waiting) -> list:
         """The sum's next operation waits beside the one that is offered, so that the counters need not know
-        whether that one is taken; returns that there is one."""
-        waiting = Signal()
+        whether that one is taken; which one is coming, and when."""
         spare = Signal.like(operation, reset_less=True)
+        following = Signal.like(operation)
         free = ~valid | self.taken
-        m.d.comb += step.eq(busy & ~waiting)
+        m.d.comb += [step.eq(busy & ~waiting), following.eq(Mux(waiting, spare, operation))]
         m.d.sync += waiting.eq((busy | waiting) & ~free)
         with m.If(step):
             m.d.sync += spare.eq(operation)
         with m.If(free):
-            m.d.sync += [op.eq(Mux(waiting, spare, operation)), valid.eq(busy | waiting)]
-        return waiting
+            m.d.sync += [op.eq(following), valid.eq(busy | waiting)]
+        return [(free, following), (~free, op)]
 
     def _operation(self, m: Module, op, walk) -> None:
         """The operation at a sum's counters."""
@@ -268,27 +273,61 @@ class TermWalker(wiring.Component):
                 next_walk.stored.eq(sum.stored),
             ]
 
-    def _order(self, m: Module, ops: list, valids: list, took) -> None:
-        """Whether the operation has its weight row, and stays behind the sum before."""
+    def _order(self, m: Module, ops: list, valids: list, took, coming: list) -> None:
+        """Whether the operation has its weight row, or its stored sum, and stays behind the sum before.
+
+        For a high clock that is found a cycle ahead, of whichever is ``coming``: (when, operation).
+        """
         op = ops[0]
-        ahead = Signal(row_bits(self._config.wbuf_depth))  # rows written behind this one, if not negative
-        m.d.comb += ahead.eq(self.written + ~op.row)
-        there = op.restore | ~ahead[-1]
-        if len(ops) > 1:
-            before = ops[-1]  # had the turn before
-            lead = Signal(row_bits(self._config.wbuf_depth))  # of its operation, in rows
-            predecessor = Signal()
-            ordinal = Signal.like(op.number)
+        stored = Signal(number_bits(self._config))  # number of the next sum to be in memory
+        m.d.sync += stored.eq(stored + self.sum_done)
+        has_row, has_sum = Signal(), Signal()
+        if not self._high_clock:
+            none = C(0, 1)
             m.d.comb += [
-                lead.eq(before.row - op.row),
-                ordinal.eq(op.number - 1),
-                predecessor.eq(valids[-1] & (before.number == ordinal) & (before.block == op.block)),
+                has_row.eq(self._has_row(m, op, none)),
+                has_sum.eq(self._has_sum(m, op, stored, none)),
             ]
-            moved = took & ~before.restore
-            behind = op.restore | ~predecessor | (lead.any() & ~lead[-1]) | moved
+            coming = []
+        for when, operation in coming:
+            with m.If(when):
+                m.d.sync += [
+                    has_row.eq(self._has_row(m, operation, self.arrives)),
+                    has_sum.eq(self._has_sum(m, operation, stored, self.sum_done)),
+                ]
+        if len(ops) > 1:
+            # The sum before has its turn while this one comes, and may move then.
+            before, (_, operation) = ops[0], coming[0]
+            lead = Signal(row_bits(self._config.wbuf_depth))  # of its operation, in rows
+            ordinal = Signal.like(op.number)
+            precedes = Signal()
+            behind = Signal()
+            moves = Signal()
+            m.d.comb += [
+                lead.eq(before.row - operation.row),
+                ordinal.eq(operation.number - 1),
+                precedes.eq(valids[0] & (before.number == ordinal) & (before.block == operation.block)),
+            ]
+            m.d.sync += [
+                behind.eq(operation.restore | ~precedes | (lead.any() & ~lead[-1])),
+                moves.eq(~before.restore),
+            ]
+            in_order = behind | (took & moves)
         else:
-            behind = 1
-        m.d.comb += [self.eligible.eq(there & behind), self.starved.eq(~there)]
+            in_order = 1
+        m.d.comb += [self.eligible.eq(has_row & has_sum & in_order), self.starved.eq(~has_row)]
+
+    def _has_row(self, m: Module, op, more) -> Value:
+        """Its weight row is there, or it needs none; ``more``: one more is."""
+        behind = Signal(row_bits(self._config.wbuf_depth))  # rows written behind this one, if not negative
+        m.d.comb += behind.eq(self.written + ~op.row + more)
+        return op.restore | ~behind[-1]
+
+    def _has_sum(self, m: Module, op, stored, more) -> Value:
+        """Its stored partial sum is in memory, or it needs none; ``more``: one more is."""
+        before = Signal(number_bits(self._config))  # sums begun before this one and not in memory
+        m.d.comb += before.eq(op.number + ~stored + ~more)
+        return ~op.restore | (before < op.spacing)
 
     def _free(self, m: Module, valid, op) -> None:
         """Rows are freed in order, by the last sum of the oldest block in use."""

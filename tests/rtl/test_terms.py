@@ -61,7 +61,8 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
     offering, arriving = (Stalls((seed, i)) if seed is not None else lambda: False for i in range(2))
     total = max(s.operations[-1]["row"] + 1 for s in todo)
     cases = (
-        "taken", "gapless", "refused", "starved", "behind", "restored", "full", "replaced", "ahead", "blocks",
+        "taken", "gapless", "refused", "starved", "behind", "unstored", "restored", "full", "replaced",
+        "ahead", "blocks",
     )  # fmt: skip
     counts = dict.fromkeys(cases, 0)
     rows = 1 << row_bits(config.wbuf_depth)  # row counts go round
@@ -71,7 +72,8 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
 
     async def bench(ctx):
         nonlocal refusals
-        written = 0
+        storing = 1.0  # how fast sums get into memory
+        written = in_memory = 0  # rows, sums
         upcoming = None  # the sum that is offered
         accepted = False  # the last one was taken in the cycle before: its payload stays
         first_taken = -1  # layer
@@ -86,6 +88,7 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
         while ring.active or len(ring.begun) < len(todo) or ring.freed < total or read:
             if rng.random() < 0.01:
                 refusals = rng.choice([0, 0.3, 0.9]) if seed is not None else 0
+                storing = rng.choice([1, 0.3, 0.05]) if seed is not None else 1
             if upcoming is None and not accepted and len(ring.begun) < len(todo) and not offering():
                 upcoming = todo[len(ring.begun)]
                 ctx.set(Value.cast(dut.sums.payload), packing.word(upcoming.fields))
@@ -100,7 +103,7 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
             eligible = taken = False
             if wanted:
                 shown.check(ctx, wanted, where)
-                eligible = ring.eligible(written)
+                eligible = ring.eligible(written, in_memory)
                 assert ctx.get(dut.eligible) == eligible, where
                 assert ctx.get(dut.starved) == (not ring.there(written)), where
                 in_order = (
@@ -111,7 +114,9 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
                 taken = eligible and in_order and rng.random() >= refusals
                 counts["refused"] += eligible and in_order and not taken
                 counts["starved"] += not ring.there(written)
-                counts["behind"] += ring.there(written) and not eligible
+                there = ring.there(written)
+                counts["behind"] += there and not eligible and not wanted["restore"]
+                counts["unstored"] += there and not eligible and wanted["restore"]
                 blocks = {left[0]["block"] for left in ring.left.values()}
                 counts["blocks"] = max(counts["blocks"], len(blocks))
             ctx.set(dut.taken, taken)
@@ -122,7 +127,9 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
                 assert stored[read["position"]] == read["row"], f"row {read['row']} is not there"
             arrives = written < total and written - ring.freed < config.wbuf_depth
             counts["full"] += written < total and not arrives
-            if arrives and not arriving():
+            arrives = arrives and not arriving()
+            ctx.set(dut.arrives, arrives)
+            if arrives:
                 counts["replaced"] += bool(read) and read["position"] == written % config.wbuf_depth
                 stored[written % config.wbuf_depth] = written
                 written += 1
@@ -137,6 +144,9 @@ def run(config, todo, *, seed=None, refusals=0.3) -> dict[str, int]:
                 first_taken = wanted["layer"] if wanted["first"] else first_taken
             read = wanted if taken and not wanted["restore"] else None
             accepted = upcoming is not None and ring.room(taken)
+            sum_done = in_memory < ring.ended and rng.random() < storing
+            ctx.set(dut.sum_done, sum_done)
+            in_memory += sum_done
             ring.step(taken, upcoming)
             upcoming = None if accepted else upcoming
             cycle += 1

@@ -478,10 +478,15 @@ class Ring:
         operation = self.operation
         return operation is not None and (operation["restore"] or operation["row"] < written)
 
-    def eligible(self, written: int) -> bool:
-        """And the sum before, if it uses the same rows, has used this one."""
+    def eligible(self, written: int, stored: int) -> bool:
+        """And the sum before, if it uses the same rows, has used this one; or its stored sum is in memory.
+
+        Sums up to ``stored`` are.
+        """
         operation = self.operation
         if operation is None or not self.there(written):
+            return False
+        if operation["restore"] and operation["number"] - stored >= operation["spacing"]:
             return False
         before = self.left.get(operation["number"] - 1)
         if operation["restore"] or not before or before[0]["block"] != operation["block"]:
