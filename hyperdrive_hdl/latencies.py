@@ -20,6 +20,7 @@ PARAMETER_LOOKUP = 1  # from a lane to its scale or bias
 class Latencies:
     """Stages of an epilogue slot, and cycles of what leads to it.
 
+    fence : cycles more until the end of a transfer is known to a layer that waits for it
     memory : cycles from a memory access to its word
     term : the operation's term is at the tiles
     broadcast : cycles from the epilogue's control to the tiles: stages below are those at the tiles
@@ -33,6 +34,7 @@ class Latencies:
     write : the result is written
     """
 
+    fence: int
     memory: int
     term: int
     broadcast: int
@@ -84,6 +86,7 @@ def latencies(config: ChipConfig) -> Latencies:
     if (write - read) % 2 == 0:
         read -= 1
     return Latencies(
+        fence=int(memory > 1),
         memory=memory,
         term=term,
         broadcast=int(memory > 1),

@@ -141,8 +141,8 @@ class Clock:
         layer.taken = max(self.fetch + 1, before.walked + 1 if before else 0)
         begin = max(
             before.end if before else 0,
-            self.transfers.fence(load=True, wait=conv.wait_loads),
-            self.transfers.fence(load=False, wait=conv.wait_stores),
+            self.transfers.fence(load=True, wait=conv.wait_loads) + self.latencies.fence,
+            self.transfers.fence(load=False, wait=conv.wait_stores) + self.latencies.fence,
             self._border(conv.import_slot) if conv.imports else 0,
         )
         if before and conv.exports and before.conv.releases and before.conv.import_slot == conv.export_slot:

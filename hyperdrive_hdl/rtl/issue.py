@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 from ..config import ChipConfig
 from ..latencies import DISTRIBUTION, latencies
 from .layouts import ADDRESS_BITS, FENCE_BITS, OperationLayout, RingLayout, number_bits
+from .registers import delayed
 
 
 class Issue(wiring.Component):
@@ -40,7 +41,7 @@ class Issue(wiring.Component):
     waits_for_row : it would, but for its weight row
     epilogue_ready : a sum may end now
     epilogue_access, epilogue_address : its memory access in the next cycle
-    need_loads, need_stores, loads_done, stores_done : fences
+    need_loads, need_stores, loads_done, stores_done : fences; in a chip for a high clock, of the cycle before
     border_ready : the border slots that the next layer needs are free or complete
     stop : nothing issues any more
     layer_done : the layer in progress is complete
@@ -110,13 +111,12 @@ class Issue(wiring.Component):
         in_order = Signal()
         conflict = Signal()
         allowed = Signal()
+        fences = fence_passed(self.loads_done, self.need_loads) & fence_passed(
+            self.stores_done, self.need_stores
+        )
+        passed = delayed(m, fences, latencies(self._config).fence, name="fences")
         m.d.comb += [
-            begins.eq(
-                (~in_layer | self.layer_done)
-                & fence_passed(self.loads_done, self.need_loads)
-                & fence_passed(self.stores_done, self.need_stores)
-                & self.border_ready
-            ),
+            begins.eq((~in_layer | self.layer_done) & passed & self.border_ready),
             in_order.eq(
                 Mux(op.first, begins, alone | (op.layer == parity))
                 & (~op.last | (self.epilogue_ready & (alone | (op.number == ended))))

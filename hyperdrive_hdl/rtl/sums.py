@@ -132,11 +132,18 @@ class SumWalker(wiring.Component):
             last_out_block.eq(out_block == layer.out_blocks),
             channels.eq(Mux(last_in_block, layer.last_channels, layer.block_channels)),
             lanes.eq(Mux(last_out_block, layer.last_lanes, lanes_of_chip)),
-            end_row.eq(col == layer.tile_w),
-            end_pass.eq(end_row & (row == layer.tile_h)),
-            end_block.eq(end_pass & last_in_block),
-            end_group.eq(end_block & last_out_block),
-            last.eq(end_group & (group == layer.groups)),
+        ]
+        # Steps are two cycles apart: in the one between, what ends with the sum at the counters is found.
+        row_ends = col == layer.tile_w
+        pass_ends = row_ends & (row == layer.tile_h)
+        block_ends = pass_ends & last_in_block
+        group_ends = block_ends & last_out_block
+        m.d.sync += [
+            end_row.eq(row_ends),
+            end_pass.eq(pass_ends),
+            end_block.eq(block_ends),
+            end_group.eq(group_ends),
+            last.eq(group_ends & (group == layer.groups)),
         ]
 
         # Weight rows. Those of blocks that alternate begin one after the other and are one block here.

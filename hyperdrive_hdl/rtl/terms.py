@@ -289,12 +289,17 @@ class TermWalker(wiring.Component):
                 has_sum.eq(self._has_sum(m, op, stored, none)),
             ]
             coming = []
-        for when, operation in coming:
-            with m.If(when):
-                m.d.sync += [
-                    has_row.eq(self._has_row(m, operation, self.arrives)),
-                    has_sum.eq(self._has_sum(m, operation, stored, self.sum_done)),
-                ]
+        for number, (when, operation) in enumerate(coming):
+            # Each in registers of its own: which one it was is chosen later than that is known.
+            came = Signal(name=f"came{number}")
+            row_found, sum_found = Signal(name=f"row_found{number}"), Signal(name=f"sum_found{number}")
+            m.d.sync += [
+                came.eq(when),
+                row_found.eq(self._has_row(m, operation, self.arrives)),
+                sum_found.eq(self._has_sum(m, operation, stored, self.sum_done)),
+            ]
+            with m.If(came):
+                m.d.comb += [has_row.eq(row_found), has_sum.eq(sum_found)]
         if len(ops) > 1:
             # The sum before has its turn while this one comes, and may move then.
             before, (_, operation) = ops[0], coming[0]

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -152,9 +152,7 @@ class StoreUnit(_TransferUnit):
         last = Signal()
         walker = self._walk(m, platform, walking, last)
         at = latencies(self._config)
-        latency = (
-            at.memory + at.broadcast
-        )  # the words of many tiles are far apart: a register behind the choice
+        latency = at.memory + at.broadcast  # words of many tiles are far apart: a register behind the choice
         depth = latency + 3  # the reads in flight, the one requested, and two for the consumer's stalls
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=self._config.word_width, depth=depth)
 
@@ -163,10 +161,13 @@ class StoreUnit(_TransferUnit):
         row = Value.cast(delayed(m, walker.row, at.memory, name="row"))
         col = Value.cast(delayed(m, walker.col, at.memory, name="col"))
         word = Value.cast(Array([Array(line)[col] for line in self.read_data])[row])
-        room = fifo.level + sum(reads) < depth
+        places = Signal(range(depth + 1), init=depth)  # for words that are not yet requested
+        leaves = fifo.r_rdy & self.fm_out.ready
+        with m.If(granted ^ leaves):
+            m.d.sync += places.eq(places + Mux(granted, -1, 1))
         m.d.comb += [
             walker.skip.eq(~walker.true),
-            self.request.eq(walking & walker.true & room),
+            self.request.eq(walking & walker.true & places.any()),
             granted.eq(self.request & self.grant),
             walker.advance.eq(granted | (walking & ~walker.true)),
             fifo.w_en.eq(reads[-1]),
@@ -174,7 +175,7 @@ class StoreUnit(_TransferUnit):
             self.fm_out.valid.eq(fifo.r_rdy),
             self.fm_out.payload.eq(fifo.r_data),
             fifo.r_en.eq(self.fm_out.ready),
-            last.eq(~walking & ~Cat(reads).any() & ~fifo.r_rdy & (fifo.level == 0)),
+            last.eq(~walking & (places == depth)),
         ]
         m.d.sync += [later.eq(earlier) for earlier, later in pairwise([granted, *reads])]
         return m

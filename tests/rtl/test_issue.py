@@ -68,6 +68,7 @@ def test_gates_and_delays(config, seed):
     async def bench(ctx):
         in_layer, layer, parity = False, 0, 1
         ended = 0  # sums
+        before = False  # the fences had been passed
         need = {"loads": 0, "stores": 0}
         done = {"loads": 0, "stores": 0}
         for _ in range(2000):
@@ -100,7 +101,8 @@ def test_gates_and_delays(config, seed):
             ctx.set(dut.layer_done, layer_done)
             ctx.set(dut.restart, restart)
 
-            fences = all(done[unit] >= need[unit] for unit in done)
+            present = all(done[unit] >= need[unit] for unit in done)
+            fences, before = (before, present) if latencies(config).fence else (present, present)
             order = {
                 "fence": fences or not op["first"],
                 "border": border or not op["first"],
