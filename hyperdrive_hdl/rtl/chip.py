@@ -115,7 +115,7 @@ class Chip(wiring.Component):
                     | (border.busy if border else 0)
                 )
             ),
-            fetch.leftover.eq(weights.written != sequencer.freed),
+            fetch.leftover.eq(weights.occupied),
             self.status.busy.eq(fetch.busy),
             self.status.layer.eq(issue.layer),
             self.status.layer_done.eq(epilogue.layer_done),

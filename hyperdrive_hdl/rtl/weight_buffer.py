@@ -90,6 +90,7 @@ class WeightBuffer(wiring.Component):
     write : stream of rows
     written : rows written so far
     freed : rows that are not needed any more
+    occupied : some are needed
     read, position : a row is read: its place in the ring, its number modulo ``depth``
     row : the row read
     """
@@ -106,6 +107,7 @@ class WeightBuffer(wiring.Component):
                 "write": In(stream.Signature(lanes)),
                 "written": Out(row_bits(depth)),
                 "freed": In(row_bits(depth)),
+                "occupied": Out(1),
                 "read": In(1),
                 "position": In(range(depth)),
                 "row": Out(lanes),
@@ -121,12 +123,13 @@ class WeightBuffer(wiring.Component):
         m = Module()
         rows = instantiate(m, platform, "rows", WeightRows, depth=self._depth, lanes=self._lanes)
         write_row = Signal(range(self._depth))
-        in_use = Signal(row_bits(self._depth))
-        freed = Signal(row_bits(self._depth))  # a row may be freed as it is read, in the next cycle
-        m.d.sync += freed.eq(self.freed)
+        in_use = Signal(row_bits(self._depth))  # in the next cycle
+        full = Signal()
+        # A row may be freed as it is read, in the next cycle: what is told of ``freed`` is a cycle late.
+        m.d.sync += [full.eq(in_use == self._depth), self.occupied.eq(in_use != 0)]
         m.d.comb += [
-            in_use.eq(self.written - freed),
-            self.write.ready.eq(in_use != self._depth),
+            in_use.eq(self.written - self.freed + rows.write),
+            self.write.ready.eq(~full),
             rows.write.eq(self.write.valid & self.write.ready),
             rows.write_row.eq(write_row),
             rows.write_data.eq(self.write.payload),
