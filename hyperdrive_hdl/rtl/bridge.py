@@ -14,10 +14,12 @@ from .hierarchy import instantiate
 from .host_buffers import OFFSET_BITS, CommitBuffer, OutputBuffer
 from .host_frames import CRC_BYTES, FRAME_BYTE, FrameReceiver, FrameTransmitter
 from .layouts import ActivitySignature, StatusSignature
+from .registers import delayed
 from .uart import UartReceiver, UartTransmitter
 
 RESET_CYCLES = 16
 COUNTER_BITS = 32
+FAST_HZ = 40_000_000
 
 # Bytes of the requests' frames, with kind and CRC.
 NO_BODY = 1 + CRC_BYTES
@@ -145,7 +147,9 @@ class Replies(wiring.Component):
         layout, entries, starts = self._table(list(sources))
         m.submodules.table = table = Memory(shape=layout, depth=len(entries), init=entries)
         read_port = table.read_port()
-        entry = read_port.data
+        # Block RAM takes half a period of a fast clock to answer: a register, and a cycle more.
+        late = int(self._identity.clock_hz > FAST_HZ)
+        entry = data.View(layout, delayed(m, Value.cast(read_port.data), late, name="entry"))
 
         asked = Signal(len(REPLIES))
         active = Signal()
@@ -181,7 +185,8 @@ class Replies(wiring.Component):
                 with m.If(asked[number]):
                     m.d.sync += [active.eq(1), at.eq(starts.get(reply, 0)), asked.eq(asked & ~(1 << number))]
                     m.d.sync += words.eq(1)
-        m.d.sync += looked_up.eq(active & ~step)
+        read = delayed(m, active & ~step, late, name="read", init=0)
+        m.d.sync += looked_up.eq(read & ~step)
         with m.If(step):
             m.d.sync += [
                 rest.eq(value[8:]),
