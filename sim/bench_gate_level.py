@@ -19,11 +19,12 @@ from hyperdrive_hdl.compiler.compile import compile_model
 from hyperdrive_hdl.data import digits_images, digits_model
 from hyperdrive_hdl.errors import HyperdriveError
 from hyperdrive_hdl.presets import load_chip
-from hyperdrive_hdl.targets.asic.build import export_rtl
 from hyperdrive_hdl.targets.asic.mapping import synthesise
 from hyperdrive_hdl.targets.asic.memories import find_memories, memory_models
 from hyperdrive_hdl.targets.liberty import read_library
+from hyperdrive_hdl.targets.ports import ASIC
 from hyperdrive_hdl.targets.testbench import export_testbench
+from hyperdrive_hdl.targets.verilog import export_verilog
 
 
 def main() -> None:
@@ -44,15 +45,15 @@ def main() -> None:
         library = read_library(arguments.liberty)
         with console.status("mapping"):
             started = time.monotonic()
-            top, files = export_rtl(chip)
-            rtl = "\n".join(text for name, text in files.items() if name.endswith(".v"))
-            memories = find_memories(rtl)
-            netlist = synthesise(rtl, top, library, memories, work)
+            export = export_verilog(chip, cells=ASIC)
+            memories = find_memories(export.manifest)
+            netlist = synthesise(export.files[export.verilog], export.top, library, memories, work)
             print(f"mapped to {library.name} in {time.monotonic() - started:.0f} s")
-        bench = export_testbench(compile_model(digits_model(), chip), digits_images()[0][:1])
+        bench = export_testbench(compile_model(digits_model(), chip), digits_images()[0][:1], cells=ASIC)
     except HyperdriveError as error:
         sys.exit(f"bench_gate_level: {error}")
-    models = {"gates.v": netlist.verilog, "cells.v": netlist.models, "sram.v": memory_models(rtl, memories)}
+    memory_model = memory_models(memories, export.top)
+    models = {"gates.v": netlist.verilog, "cells.v": netlist.models, "memories.v": memory_model}
     for name, text in (models | bench.files).items():
         (work / name).write_text(text, encoding="utf-8")
     started = time.monotonic()
