@@ -171,6 +171,15 @@ def test_bad_input(tmp_path, capsys, monkeypatch):
     Path("text.lib").write_text("hello\n")
     assert "text.lib: not Liberty: line 1" in refused(capsys, "--liberty", "text.lib")
     assert "has no NAND2" in refused(capsys, "--liberty", SRAM)
+    small = Path(LIBERTY).read_text()
+    for without, change in (
+        ("latch", ("latch (IQ, IQN)", "nothing (IQ, IQN)")),
+        ("clock gate", ("clock_gating_integrated_cell", "something")),
+    ):
+        Path("less.lib").write_text(small.replace(*change))
+        message = refused(capsys, "--liberty", "less.lib")
+        assert f"less.lib: library 'small' has no {without}" in message
+        assert "give one with --liberty" in message
     assert "holds no memory macro" in refused(capsys, "--liberty", LIBERTY, "--sram", LIBERTY)
     Path("huge.lib").write_text(Path(SRAM).read_text().replace("address_width : 6", "address_width : 20"))
     (tmp_path / "small.toml").write_text(CHIP)

@@ -30,7 +30,7 @@ def layout(sram: Sram, depth: int, width: int) -> tuple[int, int]:
 def wrong_size(sram: Sram, depth: int, width: int) -> str | None:
     """Why no wrapper is to be made of memories of that size, or None."""
     if width > sram.width:
-        return f"its words of {width} bits are wider than the {sram.width} bits of the wrapper's"
+        return f"its words of {width} bits are wider than the wrapper's {sram.width}"
     return None
 
 
