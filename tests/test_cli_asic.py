@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +106,15 @@ def one_layer(chip: ChipConfig, folder: Path) -> Testbench:
     return export_testbench(compiled, images_for(model, rng), cells="asic")
 
 
-@pytest.mark.parametrize(
-    "simulate", [pytest.param(run_icarus, marks=icarus), pytest.param(run_verilator, marks=[verilator])]
-)
+# Verilator's C++ takes half a minute: where Icarus is, too, it is for the slow tests.
+EITHER = [pytest.mark.slow] if shutil.which("iverilog") else []
+SIMULATORS = [
+    pytest.param(run_icarus, marks=icarus, id="icarus"),
+    pytest.param(run_verilator, marks=[verilator, *EITHER], id="verilator"),
+]
+
+
+@pytest.mark.parametrize("simulate", SIMULATORS)
 def test_a_layer_in_gates(mapped, tmp_path, simulate):
     bench = one_layer(load_chip(str(mapped / "small.toml")), tmp_path)
     assert bench.words == 3 * 4 * 4

@@ -119,29 +119,33 @@ def test_the_netlist_equals_the_rtl(netlist, tmp_path):
     assert all(module.equal and module.points for module in found)
 
 
-@pytest.mark.parametrize(
-    ("module", "old", "new"),
-    [
-        ("demo_float_adder", r"\bxor2 ", "nand2 "),  # another cell
-        ("demo_latch_row", r"\.D\(write_data\[0\]\)", ".D(write_data[1])"),  # another net
-        ("demo_clock_gate", r"\.SE\(scan_enable\)", ".SE(1'h0)"),  # the test pin
-        ("demo_tpu", r"\.E\(\w+\)", ".E(1'h1)"),  # a register that is always clocked
-        ("demo_tile", r"\.enable\(enable\[0\]\)", ".enable(enable[1])"),  # a port of a module
-        ("demo_feature_memory", r"\.write_data\(\{ x, ", ".write_data({ result, "),  # a port of a memory
-    ],
-)
-def test_a_change_is_found(netlist, tmp_path, module, old, new):
-    start = netlist.verilog.index(f"module {module}(")
-    body = netlist.verilog[start:]
-    wrong, count = re.subn(old, new, body, count=1)
-    assert count == 1
-    assert body.index("endmodule") > re.search(old, body).start()
-    changed = dataclasses.replace(netlist, verilog=netlist.verilog[:start] + wrong)
-    if "nand2" in new:
-        changed = dataclasses.replace(changed, models=cell_models(SMALL, SMALL.cells))
+CHANGES = [
+    ("demo_float_adder", r"\bxor2 ", "nand2 "),  # another cell
+    ("demo_latch_row", r"\.D\(write_data\[0\]\)", ".D(write_data[1])"),  # another net
+    ("demo_clock_gate", r"\.SE\(scan_enable\)", ".SE(1'h0)"),  # the test pin
+    ("demo_tpu", r"\.E\(\w+\)", ".E(1'h1)"),  # a register that is always clocked
+    ("demo_tile", r"\.enable\(enable\[0\]\)", ".enable(enable[1])"),  # a port of a module
+    ("demo_feature_memory", r"\.write_data\(\{ x, ", ".write_data({ result, "),  # a port of a memory
+    ("demo_weight_buffer", r"\.enable\(write\)", ".enable(scan_enable)"),  # which row is written
+]
+
+
+def test_changes_are_found(netlist, tmp_path):
+    """Each in the module that it was made in, and in no other."""
+    text = netlist.verilog
+    for module, old, new in CHANGES:
+        start = text.index(f"module {module}(")
+        end = text.index("endmodule", start)
+        wrong, count = re.subn(old, new, text[start:end], count=1)
+        assert count == 1
+        text = text[:start] + wrong + text[end:]
+    changed = dataclasses.replace(netlist, verilog=text, models=cell_models(SMALL, SMALL.cells))
     found = check_equivalence(RTL, changed, SMALL, [MEMORY], tmp_path)
-    assert [entry.module for entry in found if not entry.equal] == [module]
-    assert next(equality_lines(found)).startswith(f"{module}: the netlist differs from the RTL in ")
+    assert {entry.module for entry in found if not entry.equal} == {module for module, _, _ in CHANGES}
+    assert {entry.module for entry in found if entry.equal} == {"demo"}
+    lines = list(equality_lines(found))
+    assert len(lines) == len(CHANGES)
+    assert all(": the netlist differs from the RTL in " in line for line in lines)
 
 
 def test_models_are_what_yosys_reads_from_liberty(tmp_path):
