@@ -44,6 +44,13 @@ fmm_banks = 2
 fmm_bank_depth = 64
 wbuf_depth = 70
 """
+RAM = """\
+[macros.ram64x16]
+depth = 64
+width = 16
+mask = "word"
+ports = { clk = "CLK", enable = "CE", write = "WE", address = "ADDR", write_data = "DIN", read_data = "DOUT" }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,9 @@ def mapped(tmp_path_factory):
     """The folder with the results of a run, which ended well."""
     folder = tmp_path_factory.mktemp("asic")
     (folder / "small.toml").write_text(CHIP)
+    (folder / "ram.toml").write_text(RAM)
     command = ["asic", "-c", str(folder / "small.toml"), "--liberty", LIBERTY, "--sram", SRAM, "--quiet"]
+    command += ["--macros", str(folder / "ram.toml")]
     assert main([*command, "-o", str(folder), "--json", str(folder / "facts.json")]) == 0
     return folder
 
@@ -95,6 +104,7 @@ def test_the_layout_configurations(mapped):
         for file in config["VERILOG_FILES"]:
             text = (path.parent / file.removeprefix("dir::")).read_text()
             assert f"module {design}(" in text
+            assert "  ram64x16 macro0_0 (" in text
         assert ("MACROS" in config) == (kind == "chip")
 
 
@@ -192,6 +202,14 @@ def test_bad_input(tmp_path, capsys, monkeypatch):
     (tmp_path / "small.toml").write_text(CHIP)
     message = refused(capsys, "-c", "small.toml", "--liberty", LIBERTY, "--sram", "huge.lib")
     assert "macro ram64x16 has the wrong size: 1048576 words of 16 bits" in message
+    Path("ram.toml").write_text(RAM)
+    with_macros = ["-c", "small.toml", "--liberty", LIBERTY, "--macros", "ram.toml"]
+    message = refused(capsys, *with_macros)
+    assert "hyperdrive_small_sram_64x16 is made of macro ram64x16, whose area is not known" in message
+    Path("other.lib").write_text(Path(SRAM).read_text().replace("cell (ram64x16)", "cell (ram)"))
+    assert "with --sram (given: ram)" in refused(capsys, *with_macros, "--sram", "other.lib")
+    Path("ram.toml").write_text(f'{RAM}[sram]\nsram_64x16 = "ram"\n')
+    assert "sram.sram_64x16 must name one of macros (ram64x16), not 'ram'" in refused(capsys, *with_macros)
     Path("file").write_text("")
     assert "cannot be written" in refused(capsys, "-c", "small.toml", "--liberty", LIBERTY, "-o", "file/x")
     assert not Path("build", "asic").exists()

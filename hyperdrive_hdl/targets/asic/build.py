@@ -13,7 +13,7 @@ from .blocks import Areas, block_areas
 from .equivalence import Equality, check_equivalence
 from .layout import librelane_files
 from .mapping import Netlist, Progress, synthesise
-from .memories import PAPER_NAND2_PER_BIT, Cover, check_macros, cover, find_memories, memory_models
+from .memories import PAPER_NAND2_PER_BIT, Cover, check_macros, cover, find_memories, memory_models, placed
 from .timing import Timing, longest_path
 
 
@@ -41,6 +41,7 @@ def build_asic(
     progress: Progress,
     *,
     per_bit: float | None = None,
+    placement: Path | None = None,
 ) -> AsicBuild:
     """Map a chip to a library; netlist, cell models, logs and configurations go into ``folder``.
 
@@ -49,19 +50,26 @@ def build_asic(
     macros : memory macros to cover memories with
     progress : makes a context around each step from its description
     per_bit : um2 for a bit of memory without a macro; None for ``PAPER_NAND2_PER_BIT`` of this library
+    placement : TOML file that says which macros, and how, the RTL for the layout has (``cells.macros``);
+        without, its memories have behavioural bodies
 
     Raises
     ------
-    UserError : a macro that suits nothing, a cell whose function is not known
+    UserError : a macro that suits nothing or is not known, a cell whose function is not known
     ToolError : a tool fails
     """
     with progress(f"elaborating chip {config.name!r}"):
-        export = export_verilog(config, cells=ASIC)
+        export = written = export_verilog(config, cells=ASIC)
+        if placement:
+            written = export_verilog(config, cells=ASIC, macros=placement)
     top, rtl = export.top, export.files[export.verilog]
     memories = find_memories(export.manifest)
-    check_macros(memories, macros)
     area_of_bit = PAPER_NAND2_PER_BIT * (library.nand2.area or 0.0) if per_bit is None else per_bit
-    covers = [cover(sram, macros, area_of_bit) for sram in memories]
+    if placement and any("macro" in entry for entry in written.manifest["memories"]):
+        covers = placed(written.manifest, macros)
+    else:
+        check_macros(memories, macros)
+        covers = [cover(sram, macros, area_of_bit) for sram in memories]
     with tempfile.TemporaryDirectory(prefix="hyperdrive-asic-") as name:
         places = [Path(name, step) for step in ("mapping", "equivalence", "timing")]
         for place in places:
@@ -72,7 +80,7 @@ def build_asic(
             equal = check_equivalence(rtl, netlist, library, memories, places[1])
         with progress("static timing"):
             timing = longest_path(netlist, library, places[2])
-    results = {f"rtl/{file}": text for file, text in export.files.items()}
+    results = {f"rtl/{file}": text for file, text in written.files.items()}
     results |= {
         f"{top}_netlist.v": netlist.verilog,
         f"{top}_sta.v": netlist.timing_verilog,
@@ -82,7 +90,7 @@ def build_asic(
     }
     if timing.log:
         results["timing.log"] = timing.log
-    results |= librelane_files(netlist, library, covers, timing, [f"rtl/{name}" for name in export.sources])
+    results |= librelane_files(netlist, library, covers, timing, [f"rtl/{name}" for name in written.sources])
     for file, text in results.items():
         folder.write(file, text)
     return AsicBuild(

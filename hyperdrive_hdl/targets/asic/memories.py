@@ -30,11 +30,11 @@ class Cover:
 
 def find_memories(manifest: dict) -> list[Sram]:
     """The SRAM wrappers of an exported chip. Its other memories are registers and latches."""
-    return [
-        Sram(entry["depth"], entry["width"], entry["mask_bits"])
-        for entry in manifest["memories"]
-        if entry["kind"] == SRAM
-    ]
+    return [Sram(entry["depth"], entry["width"], entry["mask_bits"]) for entry in _entries(manifest)]
+
+
+def _entries(manifest: dict) -> list[dict]:
+    return [entry for entry in manifest["memories"] if entry["kind"] == SRAM]
 
 
 def memory_models(memories: Sequence[Sram], top: str) -> str:
@@ -55,6 +55,28 @@ def cover(sram: Sram, macros: Sequence[Cell], per_bit: float) -> Cover:
             area = stacked * beside * (macro.area or 0.0)
             found.append(Cover(sram=sram, area=area, macro=macro.name, stacked=stacked, beside=beside))
     return min(found, key=lambda c: c.area, default=Cover(sram=sram, area=per_bit * bits))
+
+
+def placed(manifest: dict, macros: Sequence[Cell]) -> list[Cover]:
+    """What the wrappers of a chip exported with macros (``cells.macros``) are made of.
+
+    Raises
+    ------
+    UserError : a macro of it is not among these, whose areas are known
+    """
+    known = {macro.name: macro for macro in macros}
+    covers = []
+    for sram, entry in zip(find_memories(manifest), _entries(manifest), strict=True):
+        name = entry["macro"]["name"]
+        if name not in known:
+            raise UserError(
+                f"{entry['module']} is made of macro {name}, whose area is not known: give its Liberty file "
+                f"with --sram (given: {', '.join(known) or 'none'})"
+            )
+        stacked, beside = entry["macro"]["stacked"], entry["macro"]["side_by_side"]
+        area = stacked * beside * (known[name].area or 0.0)
+        covers.append(Cover(sram=sram, area=area, macro=name, stacked=stacked, beside=beside))
+    return covers
 
 
 def check_macros(memories: Sequence[Sram], macros: Sequence[Cell]) -> None:
