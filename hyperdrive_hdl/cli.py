@@ -323,7 +323,15 @@ def _asic(job: _Job) -> int:
     announce_yosys(job.terminal)
     per_bit = arguments.sram_area_per_bit
     with job.folder() as folder:
-        build = build_asic(job.chip, library, macros, folder, job.terminal.step, per_bit=per_bit)
+        build = build_asic(
+            job.chip,
+            library,
+            macros,
+            folder,
+            job.terminal.step,
+            per_bit=per_bit,
+            placement=arguments.macros,
+        )
         seconds = round(time.monotonic() - started, 1)
         facts = asic_json(build, seconds, per_bit_given=per_bit is not None)
         folder.write("report.json", facts)
@@ -488,6 +496,12 @@ def _add_asic(commands) -> None:
         default=[],
         metavar="MACRO.lib",
         help="a memory macro; may be repeated, each memory takes what is smallest",
+    )
+    asic.add_argument(
+        "--macros",
+        type=Path,
+        metavar="FILE.toml",
+        help="which macros memories are made of, as for `hyperdrive verilog`; --sram has their areas",
     )
     asic.add_argument(
         "--sram-area-per-bit",

@@ -21,6 +21,19 @@ OPTIONAL = ("read", "mask")
 INVERTIBLE = {"clk", "enable", "write", "read", "mask", "gate"}
 
 
+def layout(sram: Sram, depth: int, width: int) -> tuple[int, int]:
+    """How many memories of that size make a wrapper: stacked in depth, and side by side. What they have too
+    much is not used."""
+    return -(-sram.depth // depth), -(-sram.width // width)
+
+
+def wrong_size(sram: Sram, depth: int, width: int) -> str | None:
+    """Why no wrapper is to be made of memories of that size, or None."""
+    if width > sram.width:
+        return f"its words of {width} bits are wider than the wrapper's {sram.width}"
+    return None
+
+
 @dataclass(frozen=True)
 class VendorCell:
     """A cell of the library: ``ports`` by our names, with "!" before those that are active low."""
@@ -60,20 +73,16 @@ class Macro:
 
     def misfit(self, sram: Sram) -> str | None:
         """Why a wrapper cannot be made of it, or None."""
-        if sram.width % self.width:
-            return f"its width {self.width} does not divide {sram.width}"
-        if self.depth < sram.depth and sram.depth % self.depth:
-            return f"it is too small: its depth {self.depth} does not divide {sram.depth}"
         if sram.granularity % self.granularity:
             return (
                 f"its write mask covers {self.granularity} bits at a time, which does not divide the "
                 f"{sram.granularity} bits that are written apart"
             )
-        return None
+        return wrong_size(sram, self.depth, self.width)
 
     def layout(self, sram: Sram) -> tuple[int, int]:
         """How many are stacked in depth, and side by side."""
-        return max(1, sram.depth // self.depth), sram.width // self.width
+        return layout(sram, self.depth, self.width)
 
     def cost(self, sram: Sram) -> tuple[int, int]:
         """Bits that are built, and macros."""
@@ -162,24 +171,28 @@ class Technology:
         return min(fitting, key=lambda macro: (*macro.cost(sram), macro.vendor.cell))
 
     def sram_body(self, sram: Sram) -> str:
-        """Verilog of a wrapper: macros side by side and stacked."""
+        """Verilog of a wrapper: macros side by side and stacked; bits beyond its words are not used."""
         macro = self.macro(sram)
         stacked, beside = macro.layout(sram)
         bits, own = sram.address_bits, max(1, (macro.depth - 1).bit_length())
         upper = f"address[{bits - 1}:{own}]"
         address = f"address[{own - 1}:0]" if own <= bits else f"{{{own - bits}'d0, address}}"
         text = f"  // {stacked} x {beside} macros of {macro.depth} words of {macro.width} bits.\n"
+        spare = beside * macro.width - sram.width
+        words = [f"word{s}[{sram.width - 1}:0]" if spare else f"word{s}" for s in range(stacked)]
         for s in range(stacked):
-            text += f"  wire [{sram.width - 1}:0] word{s};\n"
+            text += f"  wire [{beside * macro.width - 1}:0] word{s};\n"
             for c in range(beside):
                 low, high = c * macro.width, (c + 1) * macro.width - 1
                 masks = [
-                    f"mask[{bit // sram.granularity}]" for bit in range(low, high + 1, macro.granularity)
+                    f"mask[{bit // sram.granularity}]" if bit < sram.width else "1'b0"
+                    for bit in range(low, high + 1, macro.granularity)
                 ]
                 selected = [f"({upper} == {s})"] if stacked > 1 else []
                 if "mask" not in macro.vendor.ports:
                     # No write is no reason to read.
                     selected.append(f"(~write | {masks[0]})")
+                data = f"write_data[{min(high, sram.width - 1)}:{low}]"
                 wires = {
                     "clk": "clk",
                     "enable": " & ".join(["enable", *selected]),
@@ -187,17 +200,17 @@ class Technology:
                     "read": "~write",
                     "address": address,
                     "mask": f"{{{', '.join(reversed(masks))}}}",
-                    "write_data": f"write_data[{high}:{low}]",
+                    "write_data": f"{{{spare}'d0, {data}}}" if high >= sram.width else data,
                     "read_data": f"word{s}[{high}:{low}]",
                 }
                 text += macro.vendor.instance(f"macro{s}_{c}", wires)
         if stacked == 1:
-            return f"{text}  assign read_data = word0;\n"
-        choice = "".join(f"from == {s} ? word{s} : " for s in range(stacked - 1))
+            return f"{text}  assign read_data = {words[0]};\n"
+        choice = "".join(f"from == {s} ? {words[s]} : " for s in range(stacked - 1))
         return (
             f"{text}  reg [{bits - own - 1}:0] from;\n"
             f"  always @(posedge clk) if (enable & ~write) from <= {upper};\n"
-            f"  assign read_data = {choice}word{stacked - 1};\n"
+            f"  assign read_data = {choice}{words[-1]};\n"
         )
 
 

@@ -27,13 +27,12 @@ def asic_json(build: AsicBuild, seconds: float, *, per_bit_given: bool = False) 
     instances = build.netlist.instances()
     memories = [
         {
-            "module": cover.memory.module,
-            "depth": cover.memory.depth,
-            "width": cover.memory.width,
-            "kind": cover.memory.kind,
-            "instances": instances.get(cover.memory.module, 0),
+            "module": (module := f"{build.netlist.top}_{cover.sram.name}"),
+            "depth": cover.sram.depth,
+            "width": cover.sram.width,
+            "instances": instances[module],
             "macro": cover.macro,
-            "macros": cover.across * cover.deep,
+            "macros": cover.stacked * cover.beside,
             "area_um2": cover.area,
         }
         for cover in build.covers
@@ -56,6 +55,7 @@ def asic_json(build: AsicBuild, seconds: float, *, per_bit_given: bool = False) 
             {"module": found.module, "equal": found.equal, "points": found.points, "differs": found.differs}
             for found in build.equivalence
         ],
+        "storage": build.netlist.storage(build.library),
         "memories": memories,
     }
 
@@ -85,14 +85,14 @@ def asic_lines(facts: dict) -> Iterator[str | Table]:
     table.add_row(*_row(core, ""))
     yield table
     yield f"GE: a NAND2 of {facts['library']}, {facts['nand2_area_um2']:g} um2"
+    storage = facts["storage"]
+    yield ", ".join(f"{number(count)} {kind}" for kind, count in storage.items())
     for memory in facts["memories"]:
-        size = f"{memory['instances']} x {memory['depth']} x {memory['width']} {memory['kind']}"
+        size = f"{memory['instances']} x {memory['depth']} x {memory['width']}"
         if memory["macro"]:
             what = f"{memory['macros']} of macro {memory['macro']} each"
-        elif memory["kind"] == "sram":
-            what = f"{facts['sram_area_per_bit_um2']:.2f} um2 per bit ({facts['sram_area_per_bit_source']})"
         else:
-            what = "a latch per bit and a clock gate per row, no read port"
+            what = f"{facts['sram_area_per_bit_um2']:.2f} um2 per bit ({facts['sram_area_per_bit_source']})"
         yield f"memory {memory['module']}: {size}, {what}"
     yield f"longest path: {facts['longest_path_ns']:.2f} ns ({facts['timer']})"
     equal = [module for module in facts["equivalence"] if module["equal"]]

@@ -239,9 +239,11 @@ class Cell:
         return [pin for pin in self.pins.values() if pin.direction == "output"]
 
     @property
-    def storage(self) -> bool:
-        """It keeps a state: a flip-flop, a latch, a clock gate."""
-        return self.sequential is not None or self.clock_gate is not None
+    def storage(self) -> str | None:
+        """What it keeps a state as: ``ff``, ``latch``, ``clock gate``; None if it keeps none."""
+        if self.clock_gate:
+            return "clock gate"
+        return self.sequential.kind if self.sequential else None
 
     def pin_of(self, role: str) -> str | None:
         """The pin with that role in a clock gate."""

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from hyperdrive_hdl.cells.leaf import ClockGate, LatchRow, Sram
 from hyperdrive_hdl.errors import ToolError, UserError
 from hyperdrive_hdl.targets.asic.blocks import PAPER_MM2, block_areas
 from hyperdrive_hdl.targets.asic.cells import cell_models
 from hyperdrive_hdl.targets.asic.equivalence import check_equivalence, equality_lines
 from hyperdrive_hdl.targets.asic.mapping import read_modules, synthesise, with_register_names
-from hyperdrive_hdl.targets.asic.memories import Memory, check_macros, cover, find_memories
+from hyperdrive_hdl.targets.asic.memories import check_macros, cover
 from hyperdrive_hdl.targets.liberty import Cell, read_library, read_macros
 from hyperdrive_hdl.tools import yosys
 
@@ -20,28 +21,10 @@ SMALL = read_library(SUPPORT / "small.lib")
 PDK = Path(__file__).parents[3] / "shared" / "pdk"
 SG13G2 = PDK / "sg13g2_stdcell_typ_1p20V_25C.lib"
 
-# A row of latches with a clock gate, an SRAM, registers with an enable and with none, and an adder twice.
-RTL = """\
-module demo_clock_gate (input clk, input enable, input scan_enable, output gated);
-  reg open = 1'h0;
-  always @* if (!clk) open = enable | scan_enable;
-  assign gated = clk & open;
-endmodule
-module demo_latch_row (input gate, input [3:0] d, output [3:0] q);
-  reg [3:0] row;
-  always @* if (gate) row = d;
-  assign q = row;
-endmodule
-module demo_sram_64x16 (input clk, input enable, input write, input [5:0] address, input mask,
-                        input [15:0] write_data, output [15:0] read_data);
-  reg [15:0] cells [63:0];
-  reg [15:0] _1_;
-  always @(posedge clk) if (enable) begin
-    if (write && mask) cells[address] <= write_data;
-    if (!write) _1_ <= cells[address];
-  end
-  assign read_data = _1_;
-endmodule
+MEMORY = Sram(64, 16, 1)
+# The leaf cells, registers with an enable and with none, and an adder twice.
+RTL = "".join(cell.verilog("demo") for cell in (ClockGate(), LatchRow(4), MEMORY))
+RTL += """\
 module demo_float_adder (input [3:0] a, input [3:0] b, output [3:0] result);
   assign result = a + b;
 endmodule
@@ -61,17 +44,23 @@ module demo_tile (input clk, input rst, input [1:0] enable, input [3:0] x, outpu
   always @(posedge clk) stage <= sum;
   assign result = stage;
 endmodule
-module demo (input clk, input rst, input scan_enable, input write, input [5:0] address, input [3:0] x,
-             output [3:0] result, output [3:0] row, output [15:0] word);
+module demo_weight_buffer (input clk, input scan_enable, input write, input [3:0] x, output [3:0] row);
   wire gated;
   demo_clock_gate row_gate (.clk(clk), .enable(write), .scan_enable(scan_enable), .gated(gated));
-  demo_latch_row latches (.gate(gated), .d(x), .q(row));
-  demo_tile tile (.clk(clk), .rst(rst), .enable({write, x[0]}), .x(x), .result(result));
+  demo_latch_row latches (.gate(gated), .write_data(x), .row(row));
+endmodule
+module demo_feature_memory (input clk, input write, input [5:0] address, input [3:0] x, input [3:0] result,
+                            output [15:0] word);
   demo_sram_64x16 memory (.clk(clk), .enable(1'h1), .write(write), .address(address), .mask(1'h1),
                           .write_data({x, x, x, result}), .read_data(word));
 endmodule
+module demo (input clk, input rst, input scan_enable, input write, input [5:0] address, input [3:0] x,
+             output [3:0] result, output [3:0] row, output [15:0] word);
+  demo_weight_buffer weights (.clk(clk), .scan_enable(scan_enable), .write(write), .x(x), .row(row));
+  demo_tile tile (.clk(clk), .rst(rst), .enable({write, x[0]}), .x(x), .result(result));
+  demo_feature_memory maps (.clk(clk), .write(write), .address(address), .x(x), .result(result), .word(word));
+endmodule
 """
-MEMORIES = [Memory(module="demo_sram_64x16", depth=64, width=16)]
 
 
 def folder(parent: Path, name: str) -> Path:
@@ -82,7 +71,7 @@ def folder(parent: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def netlist(tmp_path_factory):
-    return synthesise(RTL, "demo", SMALL, MEMORIES, tmp_path_factory.mktemp("mapping"))
+    return synthesise(RTL, "demo", SMALL, [MEMORY], tmp_path_factory.mktemp("mapping"))
 
 
 def test_everything_is_cells_of_the_library(netlist):
@@ -93,25 +82,25 @@ def test_everything_is_cells_of_the_library(netlist):
     tpu = modules["demo_tpu"].cells
     assert (tpu["dff"], tpu["gate"]) == (4, 1)  # four flip-flops on one enable
     assert "gate" not in modules["demo_tile"].cells
-    assert modules["demo"].children == {
-        "demo_clock_gate": 1,
-        "demo_latch_row": 1,
-        "demo_tile": 1,
-        "demo_sram_64x16": 1,
-    }
+    assert modules["demo_weight_buffer"].children == {"demo_clock_gate": 1, "demo_latch_row": 1}
+    assert modules["demo_feature_memory"].children == {"demo_sram_64x16": 1}
+    assert netlist.storage(SMALL) == {"flip-flops": 12, "latches": 4, "clock gates": 3}
     assert netlist.instances()["demo_float_adder"] == 3
     defined = set(re.findall(r"^module (\w+)", netlist.verilog, re.MULTILINE))
     assert defined == modules.keys()
 
 
 def test_areas_by_block(netlist):
-    covers = {"demo_sram_64x16": cover(MEMORIES[0], read_macros(SUPPORT / "small_sram.lib"), 1.0)}
+    covers = [cover(MEMORY, read_macros(SUPPORT / "small_sram.lib"), 1.0)]
     areas = block_areas(netlist, SMALL, covers)
     adder = sum(SMALL.cells[name].area * n for name, n in netlist.modules["demo_float_adder"].cells.items())
     arithmetic = areas.blocks["arithmetic"]
     assert (arithmetic["TPU adders"].area, arithmetic["TPU adders"].instances) == (2 * adder, 2)
     assert (arithmetic["epilogue adders"].area, arithmetic["epilogue adders"].instances) == (adder, 1)
     assert areas.of("registers of tiles") == 3 * 4 * 20 + 2 * 14
+    assert areas.blocks["weight buffer"]["latches"].area == 4 * 12
+    assert areas.blocks["weight buffer"]["clock gates"].area == 16
+    assert areas.blocks["feature memory"]["SRAM"].area == 5000
     every = netlist.instances()
     cells = sum(
         every[module.name] * n * SMALL.cells[name].area
@@ -124,35 +113,39 @@ def test_areas_by_block(netlist):
 
 
 def test_the_netlist_equals_the_rtl(netlist, tmp_path):
-    found = check_equivalence(RTL, netlist, SMALL, MEMORIES, tmp_path)
+    found = check_equivalence(RTL, netlist, SMALL, [MEMORY], tmp_path)
     assert [module.module for module in found] == list(netlist.modules)
     assert list(equality_lines(found)) == []
     assert all(module.equal and module.points for module in found)
 
 
-@pytest.mark.parametrize(
-    ("module", "old", "new"),
-    [
-        ("demo_float_adder", r"\bxor2 ", "nand2 "),  # another cell
-        ("demo_latch_row", r"\.D\(d\[0\]\)", ".D(d[1])"),  # another net
-        ("demo_clock_gate", r"\.SE\(scan_enable\)", ".SE(1'h0)"),  # the test pin
-        ("demo_tpu", r"\.E\(\w+\)", ".E(1'h1)"),  # a register that is always clocked
-        ("demo_tile", r"\.enable\(enable\[0\]\)", ".enable(enable[1])"),  # a port of a module
-        ("demo", r"\.write_data\(\{ x, ", ".write_data({ row, "),  # a port of a memory
-    ],
-)
-def test_a_change_is_found(netlist, tmp_path, module, old, new):
-    start = netlist.verilog.index(f"module {module}(")
-    body = netlist.verilog[start:]
-    wrong, count = re.subn(old, new, body, count=1)
-    assert count == 1
-    assert body.index("endmodule") > re.search(old, body).start()
-    changed = dataclasses.replace(netlist, verilog=netlist.verilog[:start] + wrong)
-    if "nand2" in new:
-        changed = dataclasses.replace(changed, models=cell_models(SMALL, SMALL.cells))
-    found = check_equivalence(RTL, changed, SMALL, MEMORIES, tmp_path)
-    assert [entry.module for entry in found if not entry.equal] == [module]
-    assert next(equality_lines(found)).startswith(f"{module}: the netlist differs from the RTL in ")
+CHANGES = [
+    ("demo_float_adder", r"\bxor2 ", "nand2 "),  # another cell
+    ("demo_latch_row", r"\.D\(write_data\[0\]\)", ".D(write_data[1])"),  # another net
+    ("demo_clock_gate", r"\.SE\(scan_enable\)", ".SE(1'h0)"),  # the test pin
+    ("demo_tpu", r"\.E\(\w+\)", ".E(1'h1)"),  # a register that is always clocked
+    ("demo_tile", r"\.enable\(enable\[0\]\)", ".enable(enable[1])"),  # a port of a module
+    ("demo_feature_memory", r"\.write_data\(\{ x, ", ".write_data({ result, "),  # a port of a memory
+    ("demo_weight_buffer", r"\.enable\(write\)", ".enable(scan_enable)"),  # which row is written
+]
+
+
+def test_changes_are_found(netlist, tmp_path):
+    """Each in the module that it was made in, and in no other."""
+    text = netlist.verilog
+    for module, old, new in CHANGES:
+        start = text.index(f"module {module}(")
+        end = text.index("endmodule", start)
+        wrong, count = re.subn(old, new, text[start:end], count=1)
+        assert count == 1
+        text = text[:start] + wrong + text[end:]
+    changed = dataclasses.replace(netlist, verilog=text, models=cell_models(SMALL, SMALL.cells))
+    found = check_equivalence(RTL, changed, SMALL, [MEMORY], tmp_path)
+    assert {entry.module for entry in found if not entry.equal} == {module for module, _, _ in CHANGES}
+    assert {entry.module for entry in found if entry.equal} == {"demo"}
+    lines = list(equality_lines(found))
+    assert len(lines) == len(CHANGES)
+    assert all(": the netlist differs from the RTL in " in line for line in lines)
 
 
 def test_models_are_what_yosys_reads_from_liberty(tmp_path):
@@ -202,19 +195,17 @@ def macro(name: str, depth: int, width: int, area: float) -> Cell:
     return Cell(name=name, area=area, pins={}, size=(depth, width))
 
 
-def test_memories_are_found_and_covered():
-    assert find_memories(RTL) == MEMORIES
-    plain = "module x_single_port_memory_2(a);\n  reg [31:0] cells [255:0];\nendmodule\n"
-    assert find_memories(plain) == [Memory(module="x_single_port_memory_2", depth=256, width=32)]
-    memory = Memory(module="m", depth=1024, width=112)
+def test_memories_are_covered():
+    memory = Sram(1024, 112, 7)
     narrow, wide = macro("narrow", 1024, 16, 80.0), macro("wide", 512, 64, 150.0)
     assert cover(memory, [narrow], 1.0).area == 7 * 80
     found = cover(memory, [narrow, wide], 1.0)
-    assert (found.macro, found.across, found.deep, found.area) == ("narrow", 7, 1, 560)
+    assert (found.macro, found.stacked, found.beside, found.area) == ("narrow", 1, 7, 560)
     found = cover(memory, [macro("wide", 512, 64, 100.0), narrow], 1.0)
-    assert (found.macro, found.across, found.deep, found.area) == ("wide", 2, 2, 400)
-    found = cover(memory, [], 2.0)
-    assert (found.macro, found.area) == (None, 2 * 1024 * 112)
+    assert (found.macro, found.stacked, found.beside, found.area) == ("wide", 2, 2, 400)
+    for others in ([], [macro("wider", 1024, 128, 1.0)], [macro("deep", 8192, 16, 1.0)]):
+        found = cover(memory, others, 2.0)
+        assert (found.macro, found.area) == (None, 2 * 1024 * 112)
     check_macros([memory], [narrow, wide])
     with pytest.raises(UserError, match="macro huge has the wrong size: 8192 words of 256 bits"):
         check_macros([memory], [narrow, macro("huge", 8192, 256, 1.0)])

@@ -212,9 +212,14 @@ def test_command(capsys, tmp_path, monkeypatch):
             "sram_64x32",
         ),
         (
+            "name.toml",
+            f'{chosen}sram_64x32 = "RM_NONE"',
+            "sram.sram_64x32 must name one of macros (RM_IHPSG13",
+        ),
+        (
             "size.toml",
             f'{chosen}sram_64x32 = "RM_IHPSG13_1P_512x64_c2_bm_bist"',
-            "its width 64 does not divide 32",
+            "its words of 64 bits are wider than the wrapper's 32",
         ),
     ):
         if text is not None:

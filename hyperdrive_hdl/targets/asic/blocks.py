@@ -1,6 +1,7 @@
 """The area of a mapped chip by what it is for, beside the paper's."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..liberty import Library
@@ -29,7 +30,9 @@ _UNITS = {
 }
 # Registers of a tile, those between the stages of its units too, are no arithmetic.
 ARITHMETIC, REGISTERS, TILE_REST = "arithmetic", "registers of tiles", "rest of tiles"
-SRAM, LOGIC, ROWS = "SRAM", "logic", "rows, read port not counted"
+SRAM, LOGIC = "SRAM", "logic"
+# Leaf modules (``cells.leaf``) outside of the tiles, whose gates are among their registers.
+_CELLS = {"latch_row": "latches", "clock_gate": "clock gates"}
 _ORDER = (ARITHMETIC, REGISTERS, TILE_REST, "weight buffer", "feature memory", "border", "distribution")
 
 # The paper's section VI in mm2 of 22FDX, and the area of its NAND2 there in um2.
@@ -71,13 +74,9 @@ def module_class(name: str, top: str) -> str:
     return re.sub(r"_\d+$", "", name.removeprefix(f"{top}_"))
 
 
-def block_areas(netlist: Netlist, library: Library, covers: dict[str, Cover]) -> Areas:
-    """Add up cells and memories.
-
-    Parameters
-    ----------
-    covers : by module, what stands for a memory
-    """
+def block_areas(netlist: Netlist, library: Library, covers: Sequence[Cover]) -> Areas:
+    """Add up cells, and what stands for the memories."""
+    of_memory = {f"{netlist.top}_{cover.sram.name}": cover.area for cover in covers}
     blocks: dict[str, dict[str, Part]] = {}
 
     def add(block: str, part: str, area: float, count: int) -> None:
@@ -87,19 +86,19 @@ def block_areas(netlist: Netlist, library: Library, covers: dict[str, Cover]) ->
 
     def walk(name: str, count: int, block: str, in_tpu: bool) -> None:
         kind = module_class(name, netlist.top)
-        if name in covers:
-            add(block, SRAM if covers[name].memory.kind == "sram" else ROWS, covers[name].area, count)
+        if name in of_memory:
+            add(block, SRAM, of_memory[name], count)
             return
         module = netlist.modules[name]
         areas = {True: 0.0, False: 0.0}
         for cell, number in module.cells.items():
-            areas[library.cells[cell].storage] += number * (library.cells[cell].area or 0.0)
+            areas[bool(library.cells[cell].storage)] += number * (library.cells[cell].area or 0.0)
         if block == "tiles":
             unit = _UNITS[kind][not in_tpu] if kind in _UNITS else None
             add(REGISTERS, "", areas[True], count)
             add(ARITHMETIC if unit else TILE_REST, unit or "", areas[False], count)
         else:
-            add(block, LOGIC, sum(areas.values()), count)
+            add(block, _CELLS.get(kind, LOGIC), sum(areas.values()), count)
         for child, number in module.children.items():
             inside = block
             if name == netlist.top:

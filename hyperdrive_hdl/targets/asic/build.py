@@ -1,6 +1,5 @@
 """All of it in order: export, mapping, equivalence, timing, areas, files."""
 
-import inspect
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +7,13 @@ from pathlib import Path
 from ...config import ChipConfig
 from ...files import OutputFolder
 from ..liberty import Cell, Library
+from ..ports import ASIC
 from ..verilog import export_verilog
 from .blocks import Areas, block_areas
 from .equivalence import Equality, check_equivalence
 from .layout import librelane_files
 from .mapping import Netlist, Progress, synthesise
-from .memories import PAPER_NAND2_PER_BIT, Cover, Memory, check_macros, cover, find_memories, memory_models
+from .memories import PAPER_NAND2_PER_BIT, Cover, check_macros, cover, find_memories, memory_models, placed
 from .timing import Timing, longest_path
 
 
@@ -33,13 +33,6 @@ class AsicBuild:
     files: list[str]
 
 
-def export_rtl(config: ChipConfig) -> tuple[str, dict[str, str]]:
-    """The chip's top and its Verilog files, with an ASIC's cells where the export has them."""
-    kind = {"cells": "asic"} if "cells" in inspect.signature(export_verilog).parameters else {}
-    export = export_verilog(config, **kind)
-    return export.top, {name: text for name, text in export.files.items() if name.endswith((".v", ".sdc"))}
-
-
 def build_asic(
     config: ChipConfig,
     library: Library,
@@ -48,6 +41,7 @@ def build_asic(
     progress: Progress,
     *,
     per_bit: float | None = None,
+    placement: Path | None = None,
 ) -> AsicBuild:
     """Map a chip to a library; netlist, cell models, logs and configurations go into ``folder``.
 
@@ -56,19 +50,26 @@ def build_asic(
     macros : memory macros to cover memories with
     progress : makes a context around each step from its description
     per_bit : um2 for a bit of memory without a macro; None for ``PAPER_NAND2_PER_BIT`` of this library
+    placement : TOML file that says which macros, and how, the RTL for the layout has (``cells.macros``);
+        without, its memories have behavioural bodies
 
     Raises
     ------
-    UserError : a macro that suits nothing, a cell whose function is not known
+    UserError : a macro that suits nothing or is not known, a cell whose function is not known
     ToolError : a tool fails
     """
     with progress(f"elaborating chip {config.name!r}"):
-        top, files = export_rtl(config)
-    rtl = "\n".join(text for name, text in files.items() if name.endswith(".v"))
-    memories = find_memories(rtl)
-    check_macros(memories, macros)
+        export = written = export_verilog(config, cells=ASIC)
+        if placement:
+            written = export_verilog(config, cells=ASIC, macros=placement)
+    top, rtl = export.top, export.files[export.verilog]
+    memories = find_memories(export.manifest)
     area_of_bit = PAPER_NAND2_PER_BIT * (library.nand2.area or 0.0) if per_bit is None else per_bit
-    covers = {memory.module: _cover(memory, library, macros, area_of_bit) for memory in memories}
+    if placement and any("macro" in entry for entry in written.manifest["memories"]):
+        covers = placed(written.manifest, macros)
+    else:
+        check_macros(memories, macros)
+        covers = [cover(sram, macros, area_of_bit) for sram in memories]
     with tempfile.TemporaryDirectory(prefix="hyperdrive-asic-") as name:
         places = [Path(name, step) for step in ("mapping", "equivalence", "timing")]
         for place in places:
@@ -79,36 +80,27 @@ def build_asic(
             equal = check_equivalence(rtl, netlist, library, memories, places[1])
         with progress("static timing"):
             timing = longest_path(netlist, library, places[2])
-    results = {f"rtl/{file}": text for file, text in files.items()}
+    results = {f"rtl/{file}": text for file, text in written.files.items()}
     results |= {
         f"{top}_netlist.v": netlist.verilog,
         f"{top}_sta.v": netlist.timing_verilog,
         "cells.v": netlist.models,
-        "memories.v": memory_models(rtl, memories),
+        "memories.v": memory_models(memories, top),
         "mapping.log": netlist.log,
     }
     if timing.log:
         results["timing.log"] = timing.log
-    verilog = [file for file in results if file.startswith("rtl/") and file.endswith(".v")]
-    results |= librelane_files(netlist, library, list(covers.values()), timing, verilog)
+    results |= librelane_files(netlist, library, covers, timing, [f"rtl/{name}" for name in written.sources])
     for file, text in results.items():
         folder.write(file, text)
     return AsicBuild(
         config=config,
         library=library,
         netlist=netlist,
-        covers=list(covers.values()),
+        covers=covers,
         areas=block_areas(netlist, library, covers),
         equivalence=equal,
         timing=timing,
         per_bit=area_of_bit,
         files=list(results),
     )
-
-
-def _cover(memory: Memory, library: Library, macros: list[Cell], per_bit: float) -> Cover:
-    """Rows of weights that are not latches yet are counted as such: a latch per bit, a clock gate per row."""
-    if memory.kind != "latches":
-        return cover(memory, macros, per_bit)
-    area = memory.bits * (library.latch.area or 0.0) + memory.depth * (library.clock_gate.area or 0.0)
-    return Cover(memory=memory, area=area)

@@ -14,15 +14,15 @@ that mapping has merged, or found to be constant, are taken to be so in the RTL 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...cells.leaf import Sram
 from ...errors import ToolError
 from ...tools import yosys
 from ..liberty import Library
 from .mapping import Netlist, read_rtl, with_register_names
-from .memories import Memory, memory_models
 
 _TO_GATES = """\
 techmap
@@ -83,7 +83,7 @@ class Equality:
 
 
 def check_equivalence(
-    rtl: str, netlist: Netlist, library: Library, memories: list[Memory], work: Path
+    rtl: str, netlist: Netlist, library: Library, memories: Sequence[Sram], work: Path
 ) -> list[Equality]:
     """Compare every module of a mapped netlist with its RTL.
 
@@ -103,7 +103,7 @@ def check_equivalence(
     models = re.findall(r"^module (\w+)", netlist.models, re.MULTILINE)
     gates = [name for name in models if library.cells[name].clock_gate]
     kept = " ".join([*netlist.modules, *gates])
-    (work / "memories.v").write_text(memory_models(rtl, memories), encoding="utf-8")
+    (work / "memories.v").write_text("".join(sram.stub(netlist.top) for sram in memories), encoding="utf-8")
     script = _NETLIST.format(top=netlist.top, kept=kept)
     yosys(script, cwd=work, what="the netlist as gates")
     texts = ((work / f"{name}.json").read_text() for name in ("rtl_gates", "netlist_gates"))

@@ -8,16 +8,17 @@ place and route, which knows the wires.
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...cells.leaf import SCAN_ENABLE, ClockGate, Sram
+from ...cells.macros import VendorCell
 from ...errors import ToolError
 from ...tools import yosys
 from ..liberty import Library
 from .cells import cell_models
-from .memories import Memory
 
 Progress = Callable[[str], AbstractContextManager]
 
@@ -124,6 +125,17 @@ class Netlist:
                 counts[child] = counts.get(child, 0) + number * counts[name]
         return counts
 
+    def storage(self, library: Library) -> dict[str, int]:
+        """Flip-flops, latches and clock gates in the whole design."""
+        kinds = {"ff": "flip-flops", "latch": "latches", "clock gate": "clock gates"}
+        counts = dict.fromkeys(kinds.values(), 0)
+        instances = self.instances()
+        for module in self.modules.values():
+            for name, number in module.cells.items():
+                if kind := library.cells[name].storage:
+                    counts[kinds[kind]] += number * instances[module.name]
+        return counts
+
     def _parents_first(self) -> list[str]:
         order: list[str] = []
 
@@ -137,13 +149,13 @@ class Netlist:
         return order[::-1]
 
 
-def synthesise(rtl: str, top: str, library: Library, memories: list[Memory], work: Path) -> Netlist:
+def synthesise(rtl: str, top: str, library: Library, memories: Sequence[Sram], work: Path) -> Netlist:
     """Map Verilog.
 
     Parameters
     ----------
     rtl : every module of the design
-    memories : modules that stay black boxes
+    memories : wrappers, which stay black boxes
     work : an empty folder for the tools
 
     Raises
@@ -152,7 +164,7 @@ def synthesise(rtl: str, top: str, library: Library, memories: list[Memory], wor
     UserError : the library does not say what a cell does
     """
     shutil.copyfile(library.path, work / "cells.lib")
-    (work / "rtl.v").write_text(with_clock_gates(with_register_names(rtl), library), encoding="utf-8")
+    (work / "rtl.v").write_text(with_clock_gates(with_register_names(rtl), top, library), encoding="utf-8")
     (work / "area.abc").write_text(AREA)
     (work / "resets.v").write_text(_resets())
     script = _MAP.format(
@@ -162,7 +174,8 @@ def synthesise(rtl: str, top: str, library: Library, memories: list[Memory], wor
         ties=_ties(library),
     )
     log = yosys(script, cwd=work, what="mapping to cells")
-    modules = read_modules((work / "stat.json").read_text(), library, {memory.module for memory in memories})
+    boxes = {f"{top}_{sram.name}" for sram in memories}
+    modules = read_modules((work / "stat.json").read_text(), library, boxes)
     used = {name for module in modules.values() for name in module.cells}
     timing = re.sub(r"\bwire signed\b", "wire", (work / "sta.v").read_text())
     return Netlist(
@@ -175,9 +188,9 @@ def synthesise(rtl: str, top: str, library: Library, memories: list[Memory], wor
     )
 
 
-def read_rtl(top: str, memories: list[Memory]) -> str:
+def read_rtl(top: str, memories: Sequence[Sram]) -> str:
     """Yosys commands from Verilog that has been read to Yosys' own gates and registers."""
-    names = " ".join(memory.module for memory in memories)
+    names = " ".join(f"{top}_{sram.name}" for sram in memories)
     return READ_RTL.format(top=top, blackbox=f"blackbox {names}" if names else "")
 
 
@@ -212,20 +225,17 @@ def with_register_names(rtl: str) -> str:
     return re.sub(r"^module .*?^endmodule\n", rename, rtl, flags=re.MULTILINE | re.DOTALL)
 
 
-def with_clock_gates(rtl: str, library: Library) -> str:
-    """The design's own clock gates (``<top>_clock_gate``) made of the library's."""
+def with_clock_gates(rtl: str, top: str, library: Library) -> str:
+    """The design's own clock gates made of the library's."""
     cell = library.clock_gate_with_test
-    clock, enable, test, out = map(cell.pin_of, ("clock", "enable", "test", "out"))
-    enabled = "enable" if test else "enable | scan_enable"
-    tested = f", .{test}(scan_enable)" if test else ""
-
-    def replace(found: re.Match) -> str:
-        return (
-            f"module {found[1]} (input clk, input enable, input scan_enable, output gated);\n"
-            f"  {cell.name} cell (.{clock}(clk), .{enable}({enabled}){tested}, .{out}(gated));\nendmodule\n"
-        )
-
-    return re.sub(r"^module (\w+_clock_gate)\b.*?^endmodule\n", replace, rtl, flags=re.MULTILINE | re.DOTALL)
+    roles = {"clk": "clock", "enable": "enable", SCAN_ENABLE: "test", "gated": "out"}
+    ports = {ours: pin for ours, role in roles.items() if (pin := cell.pin_of(role))}
+    wires = {ours: ours for ours in ports}
+    if SCAN_ENABLE not in ports:
+        wires["enable"] = f"enable | {SCAN_ENABLE}"
+    body = VendorCell(cell.name, ports).instance("cell", wires)
+    module = rf"(^module {top}_{ClockGate().name}\b.*?\);\n).*?(?=^endmodule$)"
+    return re.sub(module, lambda found: found[1] + body, rtl, flags=re.MULTILINE | re.DOTALL)
 
 
 def _gate_ports(library: Library) -> str:
