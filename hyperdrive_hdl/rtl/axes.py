@@ -66,6 +66,8 @@ class TapAxis(wiring.Component):
 class TruePixels(wiring.Component):
     """Which tiles hold a true pixel along one axis: the map ends inside a tile, or before it.
 
+    Where it ends is known from the cycle after; ``rest`` and ``pixel`` count at once.
+
     Parameters
     ----------
     tiles : tiles of the chip along the axis
@@ -89,8 +91,13 @@ class TruePixels(wiring.Component):
         inside = self.pixel <= self.rest
         for i in range(self._tiles):
             tile = Signal(range(256 * self._tiles), name=f"tile{i}")
-            m.d.comb += tile.eq(self.position * self._tiles + i)
-            m.d.comb += self.true[i].eq((tile < self.full) | ((tile == self.full) & inside))
+            whole = Signal(name=f"whole{i}", reset_less=True)
+            part = Signal(name=f"part{i}", reset_less=True)
+            m.d.sync += [whole.eq(tile < self.full), part.eq(tile == self.full)]
+            m.d.comb += [
+                tile.eq(self.position * self._tiles + i),
+                self.true[i].eq(whole | (part & inside)),
+            ]
         return m
 
 

@@ -90,7 +90,7 @@ class Chip(wiring.Component):
 
         self._connect_program(m, fetch, sequencer, issue, epilogue, weights, parameters)
         self._connect_transfers(m, fetch, issue, load, store, port, memory)
-        self._connect_memory(m, issue, epilogue, port, memory, distribution)
+        self._connect_memory(m, issue, epilogue, load, port, memory, distribution)
         self._connect_tiles(
             m, platform, issue, epilogue, weights, parameters, load, port, memory, distribution
         )
@@ -206,7 +206,7 @@ class Chip(wiring.Component):
                 store.read_data[i][j].eq(memory.read_data[i][j]) for j in range(self.config.tile_cols)
             ]
 
-    def _connect_memory(self, m, issue, epilogue, port, memory, distribution) -> None:
+    def _connect_memory(self, m, issue, epilogue, load, port, memory, distribution) -> None:
         m.d.comb += [
             port.mac_enable.eq(issue.mac_enable),
             port.mac_address.eq(issue.mac_address),
@@ -218,6 +218,8 @@ class Chip(wiring.Component):
             memory.enable.eq(port.enable),
             memory.write.eq(port.is_write),
             memory.address.eq(port.address),
+            memory.load.eq(port.from_load),
+            memory.load_word.eq(load.word),
             memory.rows.eq(port.rows),
             memory.cols.eq(port.cols),
             distribution.up.eq(issue.up),
@@ -334,5 +336,5 @@ class Chip(wiring.Component):
                     control.part.eq(epilogue.store.part),
                     tile.true.eq(epilogue.bypass.rows[i] & epilogue.bypass.cols[j]),
                     tile.read_data.eq(memory.read_data[i][j]),
-                    memory.write_data[i][j].eq(Mux(port.from_load, load.word, tile.result)),
+                    memory.results[i][j].eq(tile.result),
                 ]

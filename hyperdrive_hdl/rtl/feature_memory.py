@@ -83,7 +83,8 @@ class FeatureMemory(wiring.Component):
     Members
     -------
     mac_enable, mac_address, mac_data : MAC port, word per tile
-    enable, write, address, write_data, read_data : the other port
+    enable, write, address, read_data : the other port
+    results, load, load_word : what is written: a word per tile, or with ``load`` the same for all
     rows, cols : tile rows and columns that a write changes
     """
 
@@ -99,7 +100,9 @@ class FeatureMemory(wiring.Component):
                 "address": In(ADDRESS_BITS),
                 "rows": In(config.tile_rows),
                 "cols": In(config.tile_cols),
-                "write_data": words(config),
+                "results": words(config),
+                "load": In(1),
+                "load_word": In(config.word_width),
                 "read_data": words(config).flip(),
             }
         )
@@ -121,9 +124,14 @@ class FeatureMemory(wiring.Component):
         mac_enable, mac_address = at_banks("mac_enable", 0), at_banks("mac_address")
         enable, write, access_address = at_banks("enable", 0), at_banks("write"), at_banks("address")
         rows, cols = at_banks("rows"), at_banks("cols")
+        # Of the two, which one is chosen late, and far from most tiles.
+        load, load_word = at_banks("load"), at_banks("load_word")
         write_data = [
-            [delayed(m, word, before, name=f"write_data{i}_{j}_at_banks") for j, word in enumerate(row)]
-            for i, row in enumerate(self.write_data)
+            [
+                Mux(load, load_word, delayed(m, word, before, name=f"result{i}_{j}_at_banks"))
+                for j, word in enumerate(row)
+            ]
+            for i, row in enumerate(self.results)
         ]
         depth_bits = ceil_log2(config.fmm_bank_depth)
         bank_bits = max(1, ceil_log2(config.fmm_banks))

@@ -17,8 +17,6 @@ from tests.support.pins import host
 from tests.support.resnet import random_conv
 from tests.support.simulated import random_inputs
 
-pytestmark = pytest.mark.slow  # two minutes of computing for each netlist
-
 CHIP = ChipConfig(
     name="netlist",
     lanes=2,
@@ -69,6 +67,7 @@ def test_a_layer(netlist):
     check(netlist)
 
 
+@pytest.mark.slow  # two minutes more
 def test_a_wrong_bit_of_a_lut_is_seen(netlist):
     """In the first lane's adder: the sum's bit 7 where both operands are 1 and the carry is 0."""
     found = re.search(

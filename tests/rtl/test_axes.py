@@ -50,10 +50,9 @@ def test_true_pixels(tiles):
         size = rng.randint(1, 8)
         position, pixel = rng.randint(0, 3), rng.randrange(size)
         length = rng.randint(0, min(255 * size, 5 * tiles * size))
-        inputs.append(
-            {"position": position, "full": length // size, "rest": length % size, "pixel": pixel + 1}
-        )
+        present = {"position": position, "full": length // size, "rest": length % size}
+        inputs += [present, {"pixel": pixel + 1}]  # in the cycle before it is steady
         expected.append(sum(1 << i for i in range(tiles) if (position * tiles + i) * size + pixel < length))
     seen = trace(TruePixels(tiles=tiles), inputs, ["true"])
-    assert [s["true"] for s in seen] == expected
+    assert [s["true"] for s in seen[1::2]] == expected
     assert len(set(expected)) > tiles

@@ -75,12 +75,13 @@ def test_two_ports_on_different_banks(rows, cols, banks, depth, latency):
                 "address": address,
                 "rows": (1 << rows) - 1,
                 "cols": (1 << cols) - 1,
-                "write_data": words,
+                "results": words,
+                "load": 0,
                 "mac_enable": 0,
             }
         )
         expected.append((None, None))
-    kinds = {"both": 0, "masked": 0, "write_while_mac": 0}
+    kinds = {"both": 0, "masked": 0, "write_while_mac": 0, "loaded": 0}
     for _ in range(400):
         mac, other, write = (bool(b) for b in rng.random(3) < (0.7, 0.7, 0.5))
         mac_address = int(rng.integers(total))
@@ -89,6 +90,7 @@ def test_two_ports_on_different_banks(rows, cols, banks, depth, latency):
             address = (address + depth) % total
         row_mask, col_mask = rng.random(rows) < 0.7, rng.random(cols) < 0.7
         words = rng.integers(0, 1 << 16, (rows, cols))
+        load, word = bool(rng.random() < 0.3), int(rng.integers(1 << 16))
         inputs.append(
             {
                 "mac_enable": mac,
@@ -98,7 +100,9 @@ def test_two_ports_on_different_banks(rows, cols, banks, depth, latency):
                 "address": address,
                 "rows": sum(1 << i for i in range(rows) if row_mask[i]),
                 "cols": sum(1 << j for j in range(cols) if col_mask[j]),
-                "write_data": words,
+                "results": words,
+                "load": load,
+                "load_word": word,
             }
         )
         expected.append(
@@ -109,7 +113,8 @@ def test_two_ports_on_different_banks(rows, cols, banks, depth, latency):
         )
         if other and write:
             mask = np.outer(row_mask, col_mask)
-            model[address][mask] = words[mask]
+            model[address][mask] = word if load else words[mask]
+            kinds["loaded"] += load
             kinds["masked"] += not mask.all()
         kinds["both"] += mac and other
         kinds["write_while_mac"] += mac and other and write
@@ -123,4 +128,5 @@ def test_two_ports_on_different_banks(rows, cols, banks, depth, latency):
     assert compared > 200
     assert kinds["both"] > 50
     assert kinds["write_while_mac"] > 20
+    assert kinds["loaded"] > 20
     assert kinds["masked"] > 20 or rows * cols == 1

@@ -164,7 +164,7 @@ def test_the_way_from_issue_to_the_term(memory):
     """Address, memory, window; and a weight row takes as long, or less."""
     config = chip().replace(memory_latency=memory)
     at = latencies(config)
-    write = {"enable": 1, "write": 1, "address": 3, "rows": 1, "cols": 1, "write_data": [[5]]}
+    write = {"enable": 1, "write": 1, "address": 3, "rows": 1, "cols": 1, "results": [[5]]}
     memory = [write, {"enable": 0, "mac_enable": 1, "mac_address": 3}, {"mac_address": 4}, {}, {}, {}, {}, {}]
     seen = trace(FeatureMemory(config=config), memory, ["mac_data"])
     in_memory = [s["mac_data"] for s in seen].index([[5]]) - 1
