@@ -24,6 +24,7 @@ class Latencies:
     memory : cycles from a memory access to its word
     term : the operation's term is at the tiles
     broadcast : cycles from the epilogue's control to the tiles: stages below are those at the tiles
+    gather : cycles from the tiles' words to the one of them that a store takes
     accumulate : cycles from a term at the tile to the held sum that contains it
     select : a lane's held sum is selected
     exact : the exact sum is completed and rounded, in ``exact_stages``, which may be none
@@ -38,6 +39,7 @@ class Latencies:
     memory: int
     term: int
     broadcast: int
+    gather: int
     accumulate: int
     select: int
     exact: int
@@ -90,6 +92,7 @@ def latencies(config: ChipConfig) -> Latencies:
         memory=memory,
         term=term,
         broadcast=int(memory > 1),
+        gather=2 * (memory > 1),
         accumulate=accumulate,
         select=select,
         exact=select + 1,

@@ -117,7 +117,7 @@ class TransferClock:
             steps = _steps_around(span.begin, banks, needs_port, set(taken.tolist()), reads)
         span.port = steps[needs_port]
         at = latencies(self._config)
-        drain = at.memory + at.broadcast + STORE_FIFO
+        drain = at.memory + at.gather + STORE_FIFO
         last_access = int(span.port[-1]) if len(span.port) else span.begin - drain
         span.end = int(steps[-1]) if span.load else max(int(steps[-1]) + 1, last_access + drain)
 

@@ -152,15 +152,21 @@ class StoreUnit(_TransferUnit):
         last = Signal()
         walker = self._walk(m, platform, walking, last)
         at = latencies(self._config)
-        latency = at.memory + at.broadcast  # words of many tiles are far apart: a register behind the choice
+        latency = at.memory + at.gather
         depth = latency + 3  # the reads in flight, the one requested, and two for the consumer's stalls
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=self._config.word_width, depth=depth)
 
         granted = Signal()
         reads = [Signal(name=f"read{stage}") for stage in range(1, latency + 1)]  # on their way
-        row = Value.cast(delayed(m, walker.row, at.memory, name="row"))
+        # Words of many tiles are far apart: a register behind the choice in a row, and behind that of the row.
+        half = at.gather // 2
         col = Value.cast(delayed(m, walker.col, at.memory, name="col"))
-        word = Value.cast(Array([Array(line)[col] for line in self.read_data])[row])
+        row = Value.cast(delayed(m, walker.row, at.memory + half, name="row"))
+        in_rows = [
+            delayed(m, Value.cast(Array(line)[col]), half, name=f"word_of_row{i}")
+            for i, line in enumerate(self.read_data)
+        ]
+        word = delayed(m, Value.cast(Array(in_rows)[row]), half, name="word")
         places = Signal(range(depth + 1), init=depth)  # for words that are not yet requested
         leaves = fifo.r_rdy & self.fm_out.ready
         with m.If(granted ^ leaves):
@@ -171,7 +177,7 @@ class StoreUnit(_TransferUnit):
             granted.eq(self.request & self.grant),
             walker.advance.eq(granted | (walking & ~walker.true)),
             fifo.w_en.eq(reads[-1]),
-            fifo.w_data.eq(delayed(m, word, at.broadcast, name="word")),
+            fifo.w_data.eq(word),
             self.fm_out.valid.eq(fifo.r_rdy),
             self.fm_out.payload.eq(fifo.r_data),
             fifo.r_en.eq(self.fm_out.ready),
