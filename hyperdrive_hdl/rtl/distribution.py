@@ -1,11 +1,12 @@
 """Data distribution units: give every tile its own pixel or a neighbour's (paper section III)."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from ..config import ChipConfig
 from .layouts import words
+from .registers import spread
 
 
 class DataDistribution(wiring.Component):
@@ -26,7 +27,7 @@ class DataDistribution(wiring.Component):
     pixels : own pixel of every tile
     north, south : the ring's rows, corners included, N + 2 words
     west, east : the ring's columns, M words
-    up, down, left, right : where the window moves, with the pixels
+    up, down, left, right : where the window moves for the pixels of the next cycle
     x : pixel for every tile
     """
 
@@ -60,15 +61,17 @@ class DataDistribution(wiring.Component):
             *[[self.west[i], *[self.pixels[i][j] for j in range(cols)], self.east[i]] for i in range(rows)],
             list(self.south),
         ]
+        apart = self._config.tiles if self._config.memory_latency > 1 else 1  # for a high clock
+        moves = spread(m, Cat(self.up, self.down, self.left, self.right), apart, name="moves")
         # Vertically first, on N + 2 columns, then horizontally: two 3:1 selections instead of one 9:1.
         for i in range(rows):
             moved = []
             for j in range(cols + 2):
                 word = Signal(self._config.word_width, name=f"moved{i}_{j}")
-                m.d.comb += word.eq(Mux(self.up, grid[i][j], Mux(self.down, grid[i + 2][j], grid[i + 1][j])))
+                up, down, _, _ = moves[(i * cols + min(max(j - 1, 0), cols - 1)) % apart]
+                m.d.comb += word.eq(Mux(up, grid[i][j], Mux(down, grid[i + 2][j], grid[i + 1][j])))
                 moved.append(word)
             for j in range(cols):
-                m.d.sync += self.x[i][j].eq(
-                    Mux(self.left, moved[j], Mux(self.right, moved[j + 2], moved[j + 1]))
-                )
+                _, _, left, right = moves[(i * cols + j) % apart]
+                m.d.sync += self.x[i][j].eq(Mux(left, moved[j], Mux(right, moved[j + 2], moved[j + 1])))
         return m

@@ -10,7 +10,7 @@ from ..cells.leaf import Sram
 from ..config import ChipConfig
 from .hierarchy import cell_library, instantiate
 from .layouts import ADDRESS_BITS, words
-from .registers import delayed
+from .registers import delayed, spread
 
 
 class SinglePortMemory(wiring.Component):
@@ -137,17 +137,19 @@ class FeatureMemory(wiring.Component):
         bank_bits = max(1, ceil_log2(config.fmm_banks))
         mac_bank = mac_address[depth_bits : depth_bits + bank_bits]
         bank = access_address[depth_bits : depth_bits + bank_bits]
-        mac_bank_read = Signal(bank_bits)
-        bank_read = Signal(bank_bits)
         to_word = before_sram + behind_sram  # how much later than without these the SRAM's word is there
-        for reads, number, kept, name in (
-            (mac_enable, mac_bank, mac_bank_read, "mac"),
-            (enable & ~write, bank, bank_read, "other"),
-        ):
-            now = delayed(m, reads, to_word, name=f"{name}_reads", init=0)
-            number_now = delayed(m, number, to_word, name=f"{name}_bank")
-            with m.If(now):
-                m.d.sync += kept.eq(number_now)
+        # The bank of the last read chooses the word in every tile: for a high clock each has its register.
+        apart = config.tiles if behind else 1
+        mac_bank_read, bank_read = (
+            spread(
+                m,
+                delayed(m, number, to_word, name=f"{name}_bank"),
+                apart,
+                name=f"{name}_bank_read",
+                enable=delayed(m, reads, to_word, name=f"{name}_reads", init=0),
+            )
+            for reads, number, name in ((mac_enable, mac_bank, "mac"), (enable & ~write, bank, "other"))
+        )
 
         read = [[] for _ in range(config.tile_rows)]  # [tile row][bank] -> words of the row
         for b in range(config.fmm_banks):
@@ -191,12 +193,13 @@ class FeatureMemory(wiring.Component):
         for i in range(config.tile_rows):
             for j in range(config.tile_cols):
                 by_bank = Array([words_of_row[j] for words_of_row in read[i]])
+                at = (i * config.tile_cols + j) % apart
                 m.d.comb += [
                     self.mac_data[i][j].eq(
-                        delayed(m, Value.cast(by_bank[mac_bank_read]), behind, name=f"mac{i}_{j}")
+                        delayed(m, Value.cast(by_bank[mac_bank_read[at]]), behind, name=f"mac{i}_{j}")
                     ),
                     self.read_data[i][j].eq(
-                        delayed(m, Value.cast(by_bank[bank_read]), behind, name=f"read{i}_{j}")
+                        delayed(m, Value.cast(by_bank[bank_read[at]]), behind, name=f"read{i}_{j}")
                     ),
                 ]
         return m

@@ -18,8 +18,8 @@ class Issue(wiring.Component):
 
     An operation waits to be eligible, which ``TermWalker`` tells; for its bank, where the epilogue accesses
     it in the same cycle; at a sum's end, for the epilogue to have taken the sum before; at a layer's start,
-    for the fences and for the layer before to be complete in memory. One that waits has
-    its next turn P cycles later. Nothing stalls after issue.
+    for the fences and for the layer before to be complete in memory. One that waits has its next turn
+    P cycles later. Nothing stalls after issue.
 
     =======  ==========================================================
     stage    work
@@ -49,7 +49,7 @@ class Issue(wiring.Component):
     layer : layers completed since ``restart``
     mac_enable, mac_address : stage 1
     ring, ring_up, ring_down, ring_left, ring_right : stage 1, the neighbours' word (with links only)
-    up, down, left, right : stage 1 + m
+    up, down, left, right : stage m
     enable, restore, ends : stage 2 + m: lanes that take the term; it is a stored partial sum; the sum's last
     """
 
@@ -139,7 +139,7 @@ class Issue(wiring.Component):
         # Control follows its operation down the pipeline.
         to_tiles = range(1, self.latency + 1)
         to_window = to_tiles[:-DISTRIBUTION]
-        window = [Signal(4, name=f"window{stage}") for stage in to_window]
+        window = [Signal(4, name=f"window{stage}") for stage in to_window[:-1]]
         going = [Signal(name=f"going{stage}") for stage in to_window]
         ending = [Signal(name=f"ending{stage}") for stage in to_tiles]
         restoring = [Signal(name=f"restoring{stage}") for stage in to_tiles]

@@ -20,6 +20,20 @@ def delayed(m: Module, value: Value, cycles: int, *, name: str, init: int | None
     return value
 
 
+def spread(m: Module, value: Value, count: int, *, name: str, enable: Value | int = 1) -> list[Signal]:
+    """``value`` a cycle later, in ``count`` registers: each can be near those who use it.
+
+    They keep what they have without ``enable``. Synthesis for an FPGA is told to leave them apart
+    (targets/fpga.py); nothing else depends on it.
+    """
+    copies = [
+        Signal(len(value), name=f"{name}_copy{i}", reset_less=True, attrs={"apart": 1}) for i in range(count)
+    ]
+    with m.If(enable):
+        m.d.sync += [copy.eq(value) for copy in copies]
+    return copies
+
+
 class DelayLine(wiring.Component):
     """A value some cycles later, from a ring of as many places: one is written and one read in a cycle.
 

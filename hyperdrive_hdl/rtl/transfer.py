@@ -158,7 +158,7 @@ class StoreUnit(_TransferUnit):
 
         granted = Signal()
         reads = [Signal(name=f"read{stage}") for stage in range(1, latency + 1)]  # on their way
-        # Words of many tiles are far apart: a register behind the choice in a row, and behind that of the row.
+        # Words of many tiles are far apart: a register behind the choice in a row, another behind the row's.
         half = at.gather // 2
         col = Value.cast(delayed(m, walker.col, at.memory, name="col"))
         row = Value.cast(delayed(m, walker.row, at.memory + half, name="row"))

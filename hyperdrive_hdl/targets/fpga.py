@@ -129,6 +129,7 @@ def preparation(board: Board, chip: ChipConfig, core: Core) -> str:
 
     The chip's memories lose their initial contents, which large RAMs cannot have and nothing reads; ROMs
     around it keep theirs. Of several tiles one is mapped and the others are its copies: a sixth of the time.
+    Registers that are to be apart (rtl/registers.py) are not made one for being equal.
     On a small FPGA words of a descriptor go to block RAM, of which there is more than of registers.
     """
     bodies = dict(re.findall(r"^module \\(\S+)$(.*?)^end$", core.rtlil, re.MULTILINE | re.DOTALL))
@@ -136,6 +137,7 @@ def preparation(board: Board, chip: ChipConfig, core: Core) -> str:
     lines = [f"hierarchy -top {TOP}", *(f"delete {name}/t:$meminit_v2" for name in filled)]
     if chip.tiles > 1:
         lines += ["setattr -mod -set keep_hierarchy 1 tile", "proc", "flatten", "opt_clean -purge"]
+        lines.append("setattr -set keep 1 a:apart %ci1 t:$*dff* %i")
     if board.descriptor_words:
         lines.append(f'setattr -set ram_style "block" m:* a:descriptor_word<={board.descriptor_words} %i')
     return "\n".join(lines)

@@ -128,7 +128,7 @@ def test_gates_and_delays(config, seed):
             assert ctx.get(dut.mac_enable) == bool(access_now)
             if access_now:
                 assert ctx.get(dut.mac_address) == access_now["address"]
-            if in_window := issued[to_term - DISTRIBUTION - 1]:
+            if in_window := issued[to_term - DISTRIBUTION - 2]:
                 for name in WINDOW:
                     assert ctx.get(getattr(dut, name)) == in_window[name]
             lanes = (1 << config.lanes) - 1 if term else 0
