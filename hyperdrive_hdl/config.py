@@ -57,7 +57,8 @@ class ChipConfig:
         sums that go through it in turn
     memory_latency : cycles from an access to the feature-map memory to its word. 1; 2 with a register behind
         the selection of the bank, 3 also where the accesses come in, 4 and 5 also behind and before every
-        SRAM. From 2 on, what all tiles get alike is registered in each. For FPGAs, whose wires are slow
+        SRAM. From 2 on, what all tiles get alike is registered in each, and what is decided late in a cycle
+        counts in the next. For FPGAs, whose wires are slow
     link_width : data bits of a border link; 0 builds no links, no border and no corner memory
     link_clock : ``synchronous``, all chips of a mesh have one clock, or ``source``, the sender's clock
         travels along
