@@ -138,7 +138,7 @@ def test_there_are_rows_to_follow(depth, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        ("self.write.ready.eq(in_use != self._depth)", "self.write.ready.eq(1)"),
+        ("full.eq(in_use == self._depth)", "full.eq(0)"),
         ("write_row == self._depth - 1, 0", "write_row == self._depth - 1, 1"),
         ("rows.read_row.eq(self.position)", "rows.read_row.eq(write_row)"),
         ("self.written.eq(self.written + 1)", "self.written.eq(self.written + self.write.payload[0])"),
@@ -154,7 +154,8 @@ def test_no_row_is_read_as_it_is_written(tmp_path):
     change = ("cells.read_port()", "cells.read_port(transparent_for=[write_port])")
     rows = Substitutes({WeightRows: mutant(WeightRows, change)})
     prove(FollowedRow(depth=3, lanes=2), platform=rows, directory=tmp_path).expect()
-    early = mutant(WeightBuffer, ("in_use.eq(self.written - freed)", "in_use.eq(self.written - self.freed)"))
+    change = ("ready.eq(~full)", "ready.eq((self.written - self.freed)[: len(in_use)] != self._depth)")
+    early = mutant(WeightBuffer, change)
     top = FollowedRow(depth=3, lanes=2, buffer=early)
     prove(top, mode="bmc", depth=12, platform=rows, directory=tmp_path).expect_refuted()
 
